@@ -1,0 +1,429 @@
+//! What the board costs beside the very same SQL by bare rusqlite.
+//!
+//! Each group measures one deed twice in one run: `bare`, the statements of the board prepared and
+//! cached on a connection with equal settings, and `hardboard`, the call. Before anything is timed
+//! both are put through the same deeds and must leave the same rows, so that they stay the same
+//! work. Commits are not synced one by one (`synchronous = normal`), which would hide everything
+//! else.
+//!
+//! The databases lie in a new directory under `HARDBOARD_BENCH_DIR`, else `/dev/shm` if it is
+//! there, else the temporary directory. Each is replaced by an empty one after a fixed number of
+//! deeds, outside the timing.
+
+use std::env;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use hardboard::board::schema;
+use hardboard::{
+    Board, FencingToken, NewEvent, NewTask, Options, Pragmas, Session, Synchronous, TaskId,
+};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension};
+use tempfile::TempDir;
+
+const LEASE: Duration = Duration::from_hours(1);
+const TITLE: &str = "resize the pictures of chapter four";
+const PAYLOAD: &str = r#"{"step":17,"of":240,"note":"nothing out of the ordinary"}"#;
+
+/// Deeds before a database is replaced.
+const DEEDS: u64 = 2000;
+
+/// What both contestants can do.
+trait Contestant {
+    fn new(path: &Path) -> Self;
+    fn create(&mut self) -> i64;
+    /// Claims the next task; gives its number and the token.
+    fn claim(&mut self) -> (i64, i64);
+    fn heartbeat(&mut self, task: i64, token: i64);
+    fn complete(&mut self, task: i64, token: i64);
+    fn append(&mut self, task: i64, token: i64, count: u32);
+    fn connection(&self) -> &Connection;
+}
+
+fn options() -> Options {
+    Options { synchronous: Synchronous::Normal, ..Options::default() }
+}
+
+struct Hardboard {
+    board: Board,
+    session: Session,
+}
+
+impl Contestant for Hardboard {
+    fn new(path: &Path) -> Self {
+        let board = Board::create(path, &options()).expect("a new board");
+        Self { board, session: Session::new(1) }
+    }
+
+    fn create(&mut self) -> i64 {
+        let task = NewTask { title: TITLE, priority: 0 };
+        let made = self.board.create_task(self.session.next_key(), &task);
+        made.expect("the task is made").0.get()
+    }
+
+    fn claim(&mut self) -> (i64, i64) {
+        let claim = self.board.claim_next(self.session.next_key(), "ann", LEASE);
+        let claim = claim.expect("the claim is made").expect("a task is ready");
+        (claim.task.get(), claim.token.get())
+    }
+
+    fn heartbeat(&mut self, task: i64, token: i64) {
+        let (task, token) = (TaskId::new(task), FencingToken::new(token));
+        let beat = self.board.heartbeat(self.session.next_key(), task, token, LEASE);
+        black_box(beat.expect("the claim is live").seq);
+    }
+
+    fn complete(&mut self, task: i64, token: i64) {
+        let (task, token) = (TaskId::new(task), FencingToken::new(token));
+        let done = self.board.complete(self.session.next_key(), task, token, PAYLOAD);
+        black_box(done.expect("the claim is live").seq);
+    }
+
+    fn append(&mut self, task: i64, token: i64, count: u32) {
+        let (task, token) = (TaskId::new(task), FencingToken::new(token));
+        let events = [NewEvent { kind: "progress", payload: PAYLOAD }; 10];
+        let events = if count == 1 { &events[..1] } else { &events };
+        let key = self.session.next_key();
+        let appended = self.board.append_events(key, task, Some(token), events);
+        black_box(appended.expect("the claim is live").seq);
+    }
+
+    fn connection(&self) -> &Connection {
+        self.board.connection()
+    }
+}
+
+struct Bare {
+    conn: Connection,
+    op: i64,
+}
+
+impl Bare {
+    fn open(path: &Path) -> rusqlite::Result<Self> {
+        let conn = Connection::open(path)?;
+        conn.set_prepared_statement_cache_capacity(64);
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
+             PRAGMA wal_autocheckpoint = 1000; PRAGMA busy_timeout = 5000; \
+             PRAGMA foreign_keys = ON; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; \
+             PRAGMA cell_size_check = ON; BEGIN",
+        )?;
+        for (_, sql) in schema::OBJECTS {
+            conn.execute_batch(sql)?;
+        }
+        conn.execute_batch("COMMIT")?;
+        Ok(Self { conn, op: 0 })
+    }
+
+    fn transaction<T>(
+        &mut self,
+        body: impl FnOnce(&Connection, i64) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.op += 1;
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let value = body(&self.conn, self.op)?;
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        Ok(value)
+    }
+
+    fn record(
+        conn: &Connection,
+        op: i64,
+        kind: &str,
+        task: i64,
+        token: i64,
+        rows: u32,
+    ) -> rusqlite::Result<i64> {
+        conn.prepare_cached(
+            "INSERT INTO commits (session, op, kind, task_id, token, rows) \
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((1, op, kind, task, token, rows))?;
+        Ok(conn.last_insert_rowid())
+    }
+
+    fn event(
+        conn: &Connection,
+        task: i64,
+        token: Option<i64>,
+        kind: &str,
+        payload: &str,
+        seq: i64,
+    ) -> rusqlite::Result<()> {
+        conn.prepare_cached(
+            "INSERT INTO events (task_id, token, kind, payload, commit_seq) \
+             VALUES (?, ?, ?, ?, ?)",
+        )?
+        .execute((task, token, kind, payload, seq))?;
+        Ok(())
+    }
+
+    fn lease_until_ms() -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from((now + LEASE).as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn try_create(conn: &Connection, op: i64) -> rusqlite::Result<i64> {
+        let (seq, id): (i64, i64) = conn
+            .prepare_cached(
+                "INSERT INTO commits (session, op, kind, task_id, token, rows) \
+                 VALUES (?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM tasks), NULL, 1) \
+                 RETURNING seq, task_id",
+            )?
+            .query_row((1, op, "create"), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        conn.prepare_cached(
+            "INSERT INTO tasks (id, title, priority, status, created_seq, changed_seq) \
+             VALUES (?1, ?2, ?3, 'ready', ?4, ?4)",
+        )?
+        .execute((id, TITLE, 0, seq))?;
+        Self::event(conn, id, None, "created", TITLE, seq)?;
+        Ok(id)
+    }
+
+    fn try_claim(conn: &Connection, op: i64) -> rusqlite::Result<(i64, i64)> {
+        let (task, fence): (i64, i64) = conn
+            .prepare_cached(
+                "SELECT id, fence FROM tasks WHERE status = 'ready' \
+                 ORDER BY priority DESC, id LIMIT 1",
+            )?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let token = fence + 1;
+        let until = Self::lease_until_ms();
+        let seq = Self::record(conn, op, "claim", task, token, 0)?;
+        conn.prepare_cached(
+            "UPDATE tasks SET fence = ?2, status = 'running', changed_seq = ?3 WHERE id = ?1",
+        )?
+        .execute((task, token, seq))?;
+        conn.prepare_cached(
+            "INSERT INTO runs (task_id, token, worker, lease_until_ms, started_seq, changed_seq) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+        )?
+        .execute((task, token, "ann", until, seq))?;
+        Ok((task, token))
+    }
+
+    fn try_heartbeat(conn: &Connection, op: i64, task: i64, token: i64) -> rusqlite::Result<()> {
+        let seq = Self::record(conn, op, "heartbeat", task, token, 0)?;
+        let changed = conn
+            .prepare_cached(
+                "UPDATE runs SET heartbeats = heartbeats + 1, lease_until_ms = ?3, \
+                 changed_seq = ?4 WHERE task_id = ?1 AND token = ?2 AND ended_seq IS NULL",
+            )?
+            .execute((task, token, Self::lease_until_ms(), seq))?;
+        assert_eq!(changed, 1);
+        Ok(())
+    }
+
+    fn try_complete(conn: &Connection, op: i64, task: i64, token: i64) -> rusqlite::Result<()> {
+        let seq = Self::record(conn, op, "complete", task, token, 0)?;
+        let changed = conn
+            .prepare_cached(
+                "UPDATE runs SET ended_seq = ?3, changed_seq = ?3, outcome = 'completed' \
+                 WHERE task_id = ?1 AND token = ?2 AND ended_seq IS NULL",
+            )?
+            .execute((task, token, seq))?;
+        assert_eq!(changed, 1);
+        conn.prepare_cached(
+            "UPDATE tasks SET status = 'done', result = ?2, changed_seq = ?3 WHERE id = ?1",
+        )?
+        .execute((task, PAYLOAD, seq))?;
+        Ok(())
+    }
+
+    fn try_append(
+        conn: &Connection,
+        op: i64,
+        task: i64,
+        token: i64,
+        count: u32,
+    ) -> rusqlite::Result<()> {
+        let live = conn
+            .prepare_cached(
+                "SELECT 1 FROM runs WHERE task_id = ? AND token = ? AND ended_seq IS NULL",
+            )?
+            .query_row((task, token), |_| Ok(()))
+            .optional()?;
+        assert!(live.is_some());
+        let seq = Self::record(conn, op, "events", task, token, count)?;
+        for _ in 0..count {
+            Self::event(conn, task, Some(token), "progress", PAYLOAD, seq)?;
+        }
+        Ok(())
+    }
+}
+
+impl Contestant for Bare {
+    fn new(path: &Path) -> Self {
+        Self::open(path).expect("a new database")
+    }
+
+    fn create(&mut self) -> i64 {
+        self.transaction(Self::try_create).expect("the task is made")
+    }
+
+    fn claim(&mut self) -> (i64, i64) {
+        self.transaction(Self::try_claim).expect("the claim is made")
+    }
+
+    fn heartbeat(&mut self, task: i64, token: i64) {
+        self.transaction(|conn, op| Self::try_heartbeat(conn, op, task, token))
+            .expect("the claim is live");
+    }
+
+    fn complete(&mut self, task: i64, token: i64) {
+        self.transaction(|conn, op| Self::try_complete(conn, op, task, token))
+            .expect("the claim is live");
+    }
+
+    fn append(&mut self, task: i64, token: i64, count: u32) {
+        self.transaction(|conn, op| Self::try_append(conn, op, task, token, count))
+            .expect("the claim is live");
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.conn
+    }
+}
+
+/// A directory for one database after the other.
+struct Place {
+    dir: TempDir,
+    databases: u32,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = TempDir::with_prefix_in("hardboard-bench-", base());
+        Self { dir: dir.expect("a directory for the databases"), databases: 0 }
+    }
+
+    /// A new database; the one before it has been closed and is deleted.
+    fn fresh<C: Contestant>(&mut self) -> C {
+        std::fs::remove_file(self.path()).ok();
+        self.databases += 1;
+        C::new(&self.path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(format!("{}.db", self.databases))
+    }
+}
+
+fn base() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    match env::var_os("HARDBOARD_BENCH_DIR") {
+        Some(chosen) => chosen.into(),
+        None if memory.is_dir() => memory.to_owned(),
+        None => env::temp_dir(),
+    }
+}
+
+/// Times `deed`, each on what `prepare` made of a database, which is replaced now and then.
+fn measure<C: Contestant, S: Copy>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    prepare: impl Fn(&mut C) -> S,
+    deed: impl Fn(&mut C, S),
+) {
+    let mut place = Place::new();
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut left = iterations;
+            let mut spent = Duration::ZERO;
+            while left > 0 {
+                let round = left.min(DEEDS);
+                let mut contestant: C = place.fresh();
+                let prepared = prepare(&mut contestant);
+                let started = Instant::now();
+                for _ in 0..round {
+                    deed(&mut contestant, prepared);
+                }
+                spent += started.elapsed();
+                left -= round;
+            }
+            spent
+        });
+    });
+}
+
+fn create(criterion: &mut Criterion) {
+    fn deed<C: Contestant>(contestant: &mut C, (): ()) {
+        black_box(contestant.create());
+    }
+    let mut group = criterion.benchmark_group("create");
+    measure::<Bare, _>(&mut group, "bare", |_| (), deed);
+    measure::<Hardboard, _>(&mut group, "hardboard", |_| (), deed);
+}
+
+/// Claim, heartbeat, completion: three transactions.
+fn work(criterion: &mut Criterion) {
+    fn prepare<C: Contestant>(contestant: &mut C) {
+        for _ in 0..DEEDS {
+            contestant.create();
+        }
+    }
+    fn deed<C: Contestant>(contestant: &mut C, (): ()) {
+        let (task, token) = contestant.claim();
+        contestant.heartbeat(task, token);
+        contestant.complete(task, token);
+    }
+    let mut group = criterion.benchmark_group("claim heartbeat complete");
+    measure::<Bare, _>(&mut group, "bare", prepare, deed);
+    measure::<Hardboard, _>(&mut group, "hardboard", prepare, deed);
+}
+
+fn append(criterion: &mut Criterion) {
+    fn prepare<C: Contestant>(contestant: &mut C) -> (i64, i64) {
+        contestant.create();
+        contestant.claim()
+    }
+    fn deed<C: Contestant, const COUNT: u32>(contestant: &mut C, (task, token): (i64, i64)) {
+        contestant.append(task, token, COUNT);
+    }
+    let mut group = criterion.benchmark_group("append 1 event");
+    measure(&mut group, "bare", prepare, deed::<Bare, 1>);
+    measure(&mut group, "hardboard", prepare, deed::<Hardboard, 1>);
+    drop(group);
+    let mut group = criterion.benchmark_group("append 10 events");
+    measure(&mut group, "bare", prepare, deed::<Bare, 10>);
+    measure(&mut group, "hardboard", prepare, deed::<Hardboard, 10>);
+}
+
+/// All deeds once; gives every row but for the times, and the settings.
+fn rehearse<C: Contestant>() -> (Vec<String>, Pragmas) {
+    let mut place = Place::new();
+    let mut contestant: C = place.fresh();
+    contestant.create();
+    let (task, token) = contestant.claim();
+    contestant.heartbeat(task, token);
+    contestant.append(task, token, 1);
+    contestant.append(task, token, 10);
+    contestant.complete(task, token);
+    let conn = contestant.connection();
+    let rows = "SELECT concat_ws(',', seq, session, op, kind, task_id, token, rows) FROM commits \
+         UNION ALL SELECT concat_ws(',', id, title, priority, status, fence, result, \
+             created_seq, changed_seq) FROM tasks \
+         UNION ALL SELECT concat_ws(',', task_id, token, worker, heartbeats, started_seq, \
+             changed_seq, ended_seq, outcome) FROM runs \
+         UNION ALL SELECT concat_ws(',', id, task_id, token, kind, payload, commit_seq) \
+             FROM events";
+    let rows = conn.prepare(rows).and_then(|mut rows| {
+        rows.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
+    });
+    let pragmas = Pragmas::read(conn).expect("settings");
+    (rows.expect("rows"), pragmas)
+}
+
+#[expect(clippy::print_stderr, reason = "people must see what was measured where")]
+fn say_where(_: &mut Criterion) {
+    assert_eq!(rehearse::<Bare>(), rehearse::<Hardboard>(), "both must do the same work");
+    eprintln!("databases in {}, synchronous = normal", base().display());
+}
+
+criterion_group!(benches, say_where, create, work, append);
+criterion_main!(benches);

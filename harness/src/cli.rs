@@ -1,0 +1,168 @@
+//! The command line: what a person may ask for, and how a failure is told.
+
+use crate::command::{self, CommandError};
+use crate::exit::Exit;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Kills real SQLite writers, and judges what survived.
+///
+/// Exit codes: 0 every scenario gave the verdict that it expects; 1 a promise was broken; 2 bad
+/// arguments or scenario file; 3 inconclusive; 4 the harness is blind (a canary went unnoticed);
+/// 70 the harness itself failed.
+#[derive(Debug, Parser)]
+#[command(name = "killpoint", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs scenario files, and judges every cycle.
+    Run(Run),
+    /// Compares pragma settings on one workload, in one table.
+    Tune(Tune),
+    /// Judges a stored history again.
+    Judge(Judge),
+    /// Lists the scenarios that are built in.
+    List,
+}
+
+/// What `run` and `tune` have in common.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// Seed of every random choice; decimal, or hexadecimal with 0x. Drawn anew if not given.
+    #[arg(long, value_parser = parse_seed)]
+    pub(crate) seed: Option<u64>,
+    /// Go on with fresh seeds until this time is up: 60s, 10m.
+    #[arg(long, value_parser = parse_budget)]
+    pub(crate) budget: Option<Duration>,
+    /// Directory under which the databases lie while they are under test.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Directory for report.json, history.jsonl, SUMMARY.md and evidence.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// What goes to stdout: text for people, or one JSON object a line for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+/// What goes to stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Jsonl,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// Scenario files.
+    pub(crate) files: Vec<PathBuf>,
+    /// Run the built-in controls first: each must be caught with its stated finding.
+    #[arg(long)]
+    pub(crate) canaries: bool,
+    /// Cycles of each setting, in place of the scenario's own number.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub(crate) cycles: Option<u32>,
+    /// Databases under test at once; as many as there are cores if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: Option<u16>,
+    /// Write JUnit XML to this file.
+    #[arg(long)]
+    pub(crate) junit: Option<PathBuf>,
+    /// Print the plan of the first cycles as JSON lines, and do nothing.
+    #[arg(long)]
+    pub(crate) plan_only: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Tune {
+    /// A scenario file with the settings to compare; the built-in matrix if not given.
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Judge {
+    /// A history.jsonl.
+    pub(crate) history: PathBuf,
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(&digits.replace('_', ""), 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "a seed is a number of 64 bits: 1234 or 0x5eed".to_owned())
+}
+
+fn parse_budget(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(budget) if budget.is_zero() => Err("a budget of no time runs nothing".to_owned()),
+        Ok(budget) => Ok(budget),
+        Err(error) => Err(format!("{error}; write 60s or 10m")),
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // Nothing can be told if the terminal is gone.
+            drop(error.print());
+            return if wrong { Exit::Usage } else { Exit::AsExpected };
+        }
+    };
+    let done = match cli.command {
+        Command::Run(run) => command::run(&run),
+        Command::Tune(tune) => command::tune(&tune),
+        Command::Judge(judge) => command::judge(&judge),
+        Command::List => command::list(),
+    };
+    done.unwrap_or_else(|error| {
+        tell(&error);
+        error.exit()
+    })
+}
+
+/// One line on stderr, whatever the error's text holds.
+fn tell(error: &CommandError) {
+    let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    drop(writeln!(std::io::stderr(), "killpoint: {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seeds_are_read_in_both_bases() {
+        assert_eq!(parse_seed("0x5eed"), Ok(0x5eed));
+        assert_eq!(parse_seed("17"), Ok(17));
+        assert!(parse_seed("seed").is_err());
+    }
+
+    #[test]
+    fn budgets_are_read_with_their_unit() {
+        assert_eq!(parse_budget("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_budget("10m"), Ok(Duration::from_secs(600)));
+        assert!(parse_budget("0s").is_err());
+        assert!(parse_budget("ten").is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! The commands: each ties the stages together for one purpose.
+
+mod error;
+mod execute;
+mod judge;
+mod place;
+mod progress;
+mod run;
+mod tune;
+
+pub use error::CommandError;
+pub(crate) use judge::judge;
+pub(crate) use run::run;
+pub(crate) use tune::tune;
+
+use crate::exit::Exit;
+use crate::scenario::builtin;
+use std::io::Write as _;
+
+/// `killpoint list`.
+pub(crate) fn list() -> Result<Exit, CommandError> {
+    let all = builtin::CANARIES.iter().chain(builtin::REPORTS).chain([&builtin::TUNE]);
+    let mut text = String::new();
+    for builtin in all {
+        let scenario = builtin.load()?;
+        let expect = scenario.expect.describe();
+        text.push_str(&format!("{:<34} expects {expect:<40} {}\n", builtin.name, scenario.claim));
+    }
+    print(&text)?;
+    Ok(Exit::AsExpected)
+}
+
+/// To stdout. That nobody reads it any more is no failure.
+fn print(text: &str) -> Result<(), CommandError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CommandError::Output { path: "stdout".into(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A line to stderr, for a person. Nothing can be told if the terminal is gone.
+fn say(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}

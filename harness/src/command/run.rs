@@ -1,0 +1,390 @@
+//! `killpoint run`: scenarios, each under one seed, or under fresh ones until the budget is spent.
+
+use super::execute::{Executed, Execution, Spent, execute};
+use super::place::Place;
+use super::progress::{Progress, interruptible};
+use super::{CommandError, print, say};
+use crate::cli::{Common, Format, Run};
+use crate::exit::Exit;
+use crate::oracle::Tally;
+use crate::plan::{Plan, round_seed};
+use crate::report::{
+    Bounds, Counts, Engine, NOT_SHOWN, Report, SCHEMA, ScenarioReport, SettingReport, SpentMs,
+    bound, cost, junit, summary, text,
+};
+use crate::run::machine::{self, Machine};
+use crate::scenario::{self, Scenario, builtin};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Operations that one process can record in one cycle.
+const OPS_MAX: usize = 8_192;
+/// Cycles that `--plan-only` prints of each database.
+const PLANNED_MAX: u32 = 2;
+
+/// Carries out the command.
+pub(crate) fn run(run: &Run) -> Result<Exit, CommandError> {
+    let scenarios = gather(run)?;
+    let seed = run.common.seed.unwrap_or_else(fresh_seed);
+    if run.plan_only {
+        return plan_only(&scenarios, seed);
+    }
+    let mut place = Place::make(&run.common)?;
+    let jobs = run.jobs.map_or_else(machine::cores, usize::from);
+    place.check_room(scenarios.iter().map(|(_, scenario)| scenario), jobs)?;
+    let interrupted = interruptible()?;
+    let command = command_line(run, seed);
+    say(&format!("seed {seed:#x} · repeat: {command}"));
+    let mut suite = Suite {
+        reports: Vec::new(),
+        versions: BTreeSet::new(),
+        exits: Vec::new(),
+        error: None,
+    };
+    let began = Instant::now();
+    for round in 0.. {
+        for (name, scenario) in &scenarios {
+            let plan = Plan::new(name, scenario, round_seed(seed, round));
+            let deadline = run.common.budget.map(|budget| began + budget);
+            suite.run_one(&plan, &place, jobs, (deadline, &interrupted), run.common.format)?;
+            if suite.over(&interrupted) {
+                break;
+            }
+        }
+        let spent = run.common.budget.is_none_or(|budget| began.elapsed() >= budget);
+        if spent || suite.over(&interrupted) || suite.gravest() != Exit::AsExpected {
+            break;
+        }
+    }
+    let exit = suite.gravest();
+    let report = suite.report(command, seed, exit, &place);
+    write_results(&report, &mut place, run.junit.as_deref(), exit)?;
+    tell_end(&report, &place, exit);
+    Ok(exit)
+}
+
+/// Loads everything before anything runs.
+fn gather(run: &Run) -> Result<Vec<(String, Scenario)>, CommandError> {
+    let mut scenarios = Vec::new();
+    if run.canaries {
+        for canary in builtin::CANARIES {
+            scenarios.push((canary.name.to_owned(), canary.load()?));
+        }
+    }
+    for file in &run.files {
+        let mut scenario = scenario::load(file)?;
+        if let Some(cycles) = run.cycles {
+            scenario.cycles.count = cycles;
+        }
+        scenarios.push((name_of(file), scenario));
+    }
+    if scenarios.is_empty() {
+        return Err(CommandError::Usage(
+            "nothing to run: name a scenario file, or give --canaries; `killpoint list` shows \
+             what is built in"
+                .to_owned(),
+        ));
+    }
+    Ok(scenarios)
+}
+
+/// A scenario's name: its folder and file without the ending.
+pub(super) fn name_of(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    match file.parent().and_then(Path::file_name) {
+        Some(folder) => format!("{}/{stem}", folder.to_string_lossy()),
+        None => stem.into_owned(),
+    }
+}
+
+pub(super) fn fresh_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(0);
+    // 32 bits are enough to differ and short enough to copy by hand.
+    crate::plan::Stream::new(time, &format!("seed/{}", std::process::id())).bits() >> 32
+}
+
+fn plan_only(scenarios: &[(String, Scenario)], seed: u64) -> Result<Exit, CommandError> {
+    for (name, scenario) in scenarios {
+        let plan = Plan::new(name, scenario, seed);
+        for generation in plan.generations() {
+            for cycle in 0..generation.cycles.min(PLANNED_MAX) {
+                let line = serde_json::to_string(&plan.cycle(generation, cycle))
+                    .map_err(|error| CommandError::Usage(error.to_string()))?;
+                print(&(line + "\n"))?;
+            }
+        }
+    }
+    Ok(Exit::AsExpected)
+}
+
+/// The command that does the same again.
+fn command_line(run: &Run, seed: u64) -> String {
+    let mut words = vec!["killpoint run".to_owned()];
+    words.extend(run.files.iter().map(|file| file.display().to_string()));
+    if run.canaries {
+        words.push("--canaries".to_owned());
+    }
+    if let Some(cycles) = run.cycles {
+        words.push(format!("--cycles {cycles}"));
+    }
+    if let Some(jobs) = run.jobs {
+        words.push(format!("--jobs {jobs}"));
+    }
+    common_words(&run.common, seed, &mut words);
+    words.join(" ")
+}
+
+pub(super) fn common_words(common: &Common, seed: u64, words: &mut Vec<String>) {
+    words.push(format!("--seed {seed:#x}"));
+    if let Some(budget) = common.budget {
+        words.push(format!("--budget {}", humantime::format_duration(budget)).replace(' ', ""));
+        if let Some(last) = words.last_mut() {
+            *last = last.replacen("--budget", "--budget ", 1);
+        }
+    }
+    if let Some(dir) = &common.dir {
+        words.push(format!("--dir {}", dir.display()));
+    }
+}
+
+/// What has been run so far.
+struct Suite {
+    reports: Vec<ScenarioReport>,
+    versions: BTreeSet<u32>,
+    exits: Vec<Exit>,
+    error: Option<String>,
+}
+
+impl Suite {
+    fn run_one(
+        &mut self,
+        plan: &Plan,
+        place: &Place,
+        jobs: usize,
+        (deadline, interrupted): (Option<Instant>, &AtomicBool),
+        format: Format,
+    ) -> Result<(), CommandError> {
+        let cycles = plan.generations().map(|generation| u64::from(generation.cycles)).sum();
+        let progress = Progress::new(&plan.name, cycles);
+        let executed = execute(
+            plan,
+            &Execution {
+                jobs,
+                dir: place.work.path(),
+                history: &place.out.join("history.jsonl"),
+                evidence: &place.out.join("evidence"),
+                ops_max: OPS_MAX,
+                deadline,
+                interrupted,
+                watch: &progress,
+            },
+        )?;
+        drop(progress);
+        self.versions.extend(executed.tally.sqlite_versions.keys());
+        let report = scenario_report(plan, jobs, &executed);
+        let exit = Exit::of(report.as_expected, report.canary, report.verdict);
+        if let Some(error) = executed.error {
+            self.exits.push(Exit::Failed);
+            self.error = Some(one_line(&error));
+        } else {
+            self.exits.push(exit);
+        }
+        if exit != Exit::AsExpected {
+            keep_history(&place.out, &plan.name, self.reports.len())?;
+        }
+        tell(&report, format)?;
+        self.reports.push(report);
+        Ok(())
+    }
+
+    fn over(&self, interrupted: &AtomicBool) -> bool {
+        interrupted.load(Ordering::Relaxed) || self.error.is_some()
+    }
+
+    fn gravest(&self) -> Exit {
+        Exit::merge(self.exits.iter().copied())
+    }
+
+    fn report(self, command: String, seed: u64, exit: Exit, place: &Place) -> Report {
+        Report {
+            schema: SCHEMA,
+            killpoint: env!("CARGO_PKG_VERSION").to_owned(),
+            command,
+            seed: format!("{seed:#x}"),
+            engine: Engine { sqlite_version: versions(&self.versions) },
+            machine: Machine::here(place.work.path()),
+            exit_code: exit.code(),
+            peak_memory_mib: machine::peak_memory_mib(),
+            error: self.error,
+            scenarios: self.reports,
+            configs: Vec::new(),
+            not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
+        }
+    }
+}
+
+/// An error and its sources in one line.
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `3054001` as `3.54.1`.
+pub(super) fn versions(numbers: &BTreeSet<u32>) -> String {
+    let texts: Vec<String> = numbers
+        .iter()
+        .map(|n| format!("{}.{}.{}", n / 1_000_000, n / 1_000 % 1_000, n % 1_000))
+        .collect();
+    if texts.is_empty() { "unknown".to_owned() } else { texts.join(", ") }
+}
+
+/// A history that did not end as expected is not written over by the next round's.
+fn keep_history(out: &Path, name: &str, index: usize) -> Result<(), CommandError> {
+    let from = out.join("history.jsonl");
+    let to = out.join(format!("history-{}-{index}.jsonl", name.replace('/', "-")));
+    std::fs::copy(&from, &to)
+        .map(drop)
+        .map_err(|source| CommandError::Output { path: to, source })
+}
+
+fn tell(report: &ScenarioReport, format: Format) -> Result<(), CommandError> {
+    say(&text::scenario(report));
+    if !report.as_expected {
+        text::findings(report).iter().for_each(|line| say(line));
+    }
+    if format == Format::Jsonl {
+        let line = serde_json::to_string(report)
+            .map_err(|error| CommandError::Usage(error.to_string()))?;
+        print(&(line + "\n"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn scenario_report(plan: &Plan, jobs: usize, executed: &Executed) -> ScenarioReport {
+    let scenario = &plan.scenario;
+    let kinds = executed.findings.iter().map(|finding| finding.kind);
+    let tally = &executed.tally;
+    let elapsed_s = executed.elapsed.as_secs_f64().max(1e-9);
+    let mut by_kind = tally.findings.clone();
+    for finding in &executed.findings {
+        by_kind.entry(finding.kind).or_insert(1);
+    }
+    let processes = plan.generations().next().map_or(0, |g| plan.cycle(g, 0).lives.len());
+    ScenarioReport {
+        name: plan.name.clone(),
+        claim: scenario.claim.clone(),
+        expect: scenario.expect,
+        canary: scenario.canary,
+        seed: format!("{:#x}", plan.seed),
+        verdict: executed.verdict,
+        as_expected: scenario.expect.met(executed.verdict, kinds),
+        findings: executed.findings.clone(),
+        findings_by_kind: by_kind.iter().map(|(k, n)| (k.as_str().to_owned(), *n)).collect(),
+        counts: counts(tally),
+        elapsed_ms: ms(executed.elapsed),
+        cycles_per_s: cost::round(crate::report::ratio(tally.cycles, 1) / elapsed_s, 1),
+        jobs,
+        processes,
+        spent_ms: spent(&executed.spent),
+        settings: scenario
+            .setting
+            .iter()
+            .zip(&executed.settings)
+            .map(|(setting, tally)| SettingReport { name: setting.name(), counts: counts(tally) })
+            .collect(),
+        bounds: Bounds {
+            lost_acked_op_share: bound::upper_95(tally.lost_acked_ops, tally.acked_ops),
+            corrupt_cycle_share: bound::upper_95(tally.corrupt_cycles, tally.cycles),
+        },
+        evidence: executed.evidence.iter().map(|path| path.display().to_string()).collect(),
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn spent(spent: &Spent) -> SpentMs {
+    SpentMs {
+        founding: ms(spent.found),
+        processes: ms(spent.processes),
+        recovery: ms(spent.observe),
+        judging: ms(spent.judge),
+    }
+}
+
+pub(super) fn counts(tally: &Tally) -> Counts {
+    Counts {
+        cycles: tally.cycles,
+        graceful_cycles: tally.graceful_cycles,
+        process_kills: tally.process_kills,
+        kills_by_activity: tally.kills_by_activity.clone(),
+        acked_ops: tally.acked_ops,
+        lost_acked_ops: tally.lost_acked_ops,
+        refused_ops: tally.refused_ops,
+        stale_refused_ops: tally.stale_ops,
+        unknown_ops: tally.unknown_ops,
+        unknown_kept_ops: tally.unknown_kept,
+        corrupt_cycles: tally.corrupt_cycles,
+    }
+}
+
+/// Writes what was asked for, and keeps an unnamed place if something in it is needed.
+pub(super) fn write_results(
+    report: &Report,
+    place: &mut Place,
+    junit_file: Option<&Path>,
+    exit: Exit,
+) -> Result<(), CommandError> {
+    if exit != Exit::AsExpected {
+        place.keep();
+    }
+    let write = |path: &Path, text: &str| {
+        std::fs::write(path, text)
+            .map_err(|source| CommandError::Output { path: path.to_owned(), source })
+    };
+    if let Some(file) = junit_file {
+        let xml = junit::render(report).map_err(|error| CommandError::Output {
+            path: file.to_owned(),
+            source: std::io::Error::other(error),
+        })?;
+        write(file, &xml)?;
+    }
+    if place.named || exit != Exit::AsExpected {
+        let json = report.to_json().map_err(|error| CommandError::Output {
+            path: place.out.join("report.json"),
+            source: error.into(),
+        })?;
+        write(&place.out.join("report.json"), &json)?;
+        write(&place.out.join("SUMMARY.md"), &summary::render(report))?;
+    }
+    Ok(())
+}
+
+fn tell_end(report: &Report, place: &Place, exit: Exit) {
+    if let Some(error) = &report.error {
+        say(&format!("killpoint: {error}"));
+    }
+    let as_expected = report.scenarios.iter().filter(|scenario| scenario.as_expected).count();
+    let sum = |of: fn(&Counts) -> u64| -> u64 {
+        report.scenarios.iter().map(|scenario| of(&scenario.counts)).sum()
+    };
+    let place_text = if place.named || exit != Exit::AsExpected {
+        format!(" · results: {}", place.out.display())
+    } else {
+        String::new()
+    };
+    say(&format!(
+        "{exit:?} (exit {}): {as_expected} of {} as expected · {} cycles · {} kills · {} acked · \
+         {} lost{place_text}\nrepeat: {}",
+        exit.code(),
+        report.scenarios.len(),
+        sum(|c| c.cycles),
+        sum(|c| c.process_kills),
+        sum(|c| c.acked_ops),
+        sum(|c| c.lost_acked_ops),
+        report.command,
+    ));
+}

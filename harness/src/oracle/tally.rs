@@ -1,0 +1,115 @@
+//! Counts of what was judged: the weight behind a verdict.
+
+use super::{Cycle, delivery};
+use crate::plan::{Ending, Moment};
+use crate::verdict::{Finding, FindingKind};
+use killpoint_worker::ledger::{Activity, State};
+use std::collections::BTreeMap;
+
+/// Kills that waited for one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MomentTally {
+    /// Sent.
+    pub sent: u64,
+    /// Of those, landed at the moment.
+    pub landed: u64,
+}
+
+/// What was judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Cycles.
+    pub cycles: u64,
+    /// Of those, ended by drain, checkpoint and close.
+    pub graceful_cycles: u64,
+    /// Processes killed.
+    pub process_kills: u64,
+    /// The same, by what the victim was doing when it ended.
+    pub kills_by_activity: BTreeMap<Activity, u64>,
+    /// The same, by the moment that was waited for.
+    pub moments: BTreeMap<Moment, MomentTally>,
+    /// Operations acknowledged.
+    pub acked_ops: u64,
+    /// Of those, absent.
+    pub lost_acked_ops: u64,
+    /// Operations refused.
+    pub refused_ops: u64,
+    /// Of those, for a claim that was no longer live.
+    pub stale_ops: u64,
+    /// Operations in flight at a kill, or with an unknown outcome.
+    pub unknown_ops: u64,
+    /// Of those, there.
+    pub unknown_kept: u64,
+    /// Cycles with a finding of damage.
+    pub corrupt_cycles: u64,
+    /// Findings by kind.
+    pub findings: BTreeMap<FindingKind, u64>,
+    /// SQLite's versions, as the processes report the library that they loaded.
+    pub sqlite_versions: BTreeMap<u32, u64>,
+}
+
+impl Tally {
+    pub(super) fn of(cycle: &Cycle<'_>) -> Self {
+        let mut tally = Self { cycles: 1, ..Self::default() };
+        tally.graceful_cycles = u64::from(cycle.plan.ending == Ending::Graceful);
+        for receipt in &cycle.receipts {
+            tally.process_kills += 1;
+            *tally.kills_by_activity.entry(receipt.activity).or_default() += 1;
+            let moment = tally.moments.entry(receipt.moment).or_default();
+            moment.sent += 1;
+            moment.landed += u64::from(delivery::landed(receipt));
+        }
+        for life in &cycle.lives {
+            if let Some(effective) = life.effective {
+                *tally.sqlite_versions.entry(effective.sqlite_version).or_default() += 1;
+            }
+            for op in &life.ops {
+                match op.state {
+                    State::Acked => tally.acked_ops += 1,
+                    State::Refused => {
+                        tally.refused_ops += 1;
+                        let stale = op.reason == killpoint_worker::ledger::Reason::Stale;
+                        tally.stale_ops += u64::from(stale);
+                    }
+                    State::Sent | State::Unknown => tally.unknown_ops += 1,
+                }
+            }
+        }
+        tally
+    }
+
+    pub(super) fn count(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            *self.findings.entry(finding.kind).or_default() += 1;
+        }
+        self.corrupt_cycles = u64::from(self.findings.contains_key(&FindingKind::Corrupt));
+    }
+
+    /// Adds another tally to this one.
+    pub fn add(&mut self, more: &Self) {
+        self.cycles += more.cycles;
+        self.graceful_cycles += more.graceful_cycles;
+        self.process_kills += more.process_kills;
+        self.acked_ops += more.acked_ops;
+        self.lost_acked_ops += more.lost_acked_ops;
+        self.refused_ops += more.refused_ops;
+        self.stale_ops += more.stale_ops;
+        self.unknown_ops += more.unknown_ops;
+        self.unknown_kept += more.unknown_kept;
+        self.corrupt_cycles += more.corrupt_cycles;
+        for (activity, count) in &more.kills_by_activity {
+            *self.kills_by_activity.entry(*activity).or_default() += count;
+        }
+        for (moment, tally) in &more.moments {
+            let sum = self.moments.entry(*moment).or_default();
+            sum.sent += tally.sent;
+            sum.landed += tally.landed;
+        }
+        for (kind, count) in &more.findings {
+            *self.findings.entry(*kind).or_default() += count;
+        }
+        for (version, count) in &more.sqlite_versions {
+            *self.sqlite_versions.entry(*version).or_default() += count;
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Carrying out a plan: the only stage with side effects.
+//!
+//! A [`Lane`] is one thread's world: a zygote, its ledger, one database at a time. It turns a
+//! [`CyclePlan`] into the lines of a history. Lanes share nothing, so as many run as there are
+//! cores: while one copies and reads files, the writers of another write.
+//!
+//! In: one cycle's plan. Out: what was seen. Not here: whether that was right.
+
+mod error;
+mod kill;
+pub mod machine;
+mod probe;
+mod supervise;
+mod wait;
+
+pub use error::RunError;
+pub use supervise::is_worker;
+
+use crate::history::{Counters, Life, Line, Receipt, Timing};
+use crate::plan::{CyclePlan, Ending, Generation, Moment, Plan};
+use killpoint_worker::ledger::{Slot, State};
+use killpoint_worker::wire;
+use probe::Probe;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use supervise::{Child, Zygote};
+
+/// How long all connections of a cycle may take to open.
+const OPEN_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a process may take to finish its operation and close when it is asked to.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a killed process may take to be gone.
+const DEATH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// One thread's world.
+#[derive(Debug)]
+pub struct Lane {
+    dir: PathBuf,
+    zygote: Zygote,
+    database: Option<Database>,
+    /// Of the last cycle: its processes, its recoveries.
+    spent: (Duration, Duration),
+}
+
+#[derive(Debug)]
+struct Database {
+    dir: PathBuf,
+    file: PathBuf,
+    probe: Probe,
+}
+
+impl Lane {
+    /// A lane whose databases lie in `dir`, with room in the ledger for `ops_max` operations a
+    /// process and a life.
+    pub fn start(dir: &Path, ops_max: usize) -> Result<Self, RunError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| RunError::Place { path: dir.to_owned(), source })?;
+        let zygote = Zygote::start(ops_max, &dir.join("worker.stderr"))?;
+        let spent = (Duration::ZERO, Duration::ZERO);
+        Ok(Self { dir: dir.to_owned(), zygote, database: None, spent })
+    }
+
+    /// Makes a new database for `generation`, in place of the one before.
+    pub fn found(&mut self, plan: &Plan, generation: Generation) -> Result<(), RunError> {
+        self.discard()?;
+        let dir = self.dir.join(format!("generation-{}", generation.index));
+        std::fs::create_dir_all(&dir)
+            .map_err(|source| RunError::Place { path: dir.clone(), source })?;
+        let file = dir.join("board.db");
+        let probe = Probe::new(&file, &dir);
+        let cycle =
+            wire::Cycle { database: file.clone(), lives: vec![plan.founder(generation)] };
+        let children = self.zygote.fork(&cycle)?;
+        let hung = self.await_exits(&children, DRAIN_DEADLINE)?;
+        let exits = self.zygote.reap()?;
+        let message = self.zygote.ledger().slot(0).message().unwrap_or_default();
+        self.database = Some(Database { dir, file, probe });
+        match exits.first() {
+            Some(wire::Exit::Code(0)) => Ok(()),
+            Some(exit) if hung.is_empty() => {
+                Err(RunError::Founder { exit: format!("{exit:?}"), message })
+            }
+            _ => Err(RunError::Founder { exit: "it hung".to_owned(), message }),
+        }
+    }
+
+    /// Removes the database and all that belongs to it.
+    pub fn discard(&mut self) -> Result<(), RunError> {
+        let Some(database) = self.database.take() else { return Ok(()) };
+        std::fs::remove_dir_all(&database.dir)
+            .map_err(|source| RunError::Place { path: database.dir, source })
+    }
+
+    /// Keeps the database and its files where they are, and says where: evidence.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        self.database.take().map(|database| database.dir)
+    }
+
+    /// How long the last cycle's processes took from fork to reaping, and the recoveries after.
+    #[must_use]
+    pub fn spent(&self) -> (Duration, Duration) {
+        self.spent
+    }
+
+    /// Carries out one cycle on the current database.
+    ///
+    /// The database's own files stay as the processes left them: what is read is copies.
+    pub fn cycle(&mut self, plan: &CyclePlan) -> Result<Vec<Line>, RunError> {
+        let Some(file) = self.database.as_ref().map(|database| database.file.clone()) else {
+            return Err(RunError::NoDatabase);
+        };
+        let from = Instant::now();
+        let order = wire::Cycle { database: file, lives: plan.lives.clone() };
+        let children = self.zygote.fork(&order)?;
+        let (receipts, timing) = self.play(plan, &children)?;
+        let deadline = match plan.ending {
+            Ending::Kill => DEATH_DEADLINE,
+            Ending::Graceful => DRAIN_DEADLINE,
+        };
+        let hung = self.await_exits(&children, deadline)?;
+        let exits = self.zygote.reap()?;
+        self.spent.0 = from.elapsed();
+        let mut lines: Vec<Line> = vec![Line::Timed(timing)];
+        for (slot, exit) in exits.iter().enumerate() {
+            lines.push(Line::Life(self.life(plan, slot, *exit, hung.contains(&slot))));
+        }
+        for mut receipt in receipts {
+            receipt.activity = self.zygote.ledger().slot(receipt.slot).activity();
+            lines.push(Line::Killed(receipt));
+        }
+        let no_space = exits.iter().position(|exit| *exit == wire::Exit::Code(wire::EXIT_FULL));
+        if let Some(slot) = no_space {
+            let message = self.zygote.ledger().slot(slot).message().unwrap_or_default();
+            return Err(RunError::NoSpace { path: self.dir.clone(), message });
+        }
+        if let Some(database) = &mut self.database {
+            let seen = database.probe.observe(plan.generation, plan.cycle)?;
+            lines.push(Line::Observed(Box::new(seen)));
+        }
+        self.spent.1 = from.elapsed() - self.spent.0;
+        Ok(lines)
+    }
+
+    /// Opens, kills on the way, and brings about the ending.
+    fn play(
+        &self,
+        plan: &CyclePlan,
+        children: &[Child],
+    ) -> Result<(Vec<Receipt>, Timing), RunError> {
+        let forked = Instant::now();
+        let ledger = self.zygote.ledger();
+        wait::until(Instant::now() + OPEN_DEADLINE, || {
+            (0..children.len()).all(|slot| ledger.slot(slot).ready())
+                || children.iter().any(Child::is_gone)
+        });
+        let mut killer = kill::Killer::new(plan, children, ledger);
+        killer.kill_on_the_way()?;
+        wait::until_time(killer.began() + Duration::from_micros(plan.run_us));
+        let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let timing = Timing {
+            generation: plan.generation,
+            cycle: plan.cycle,
+            open_us: us(killer.began() - forked),
+            write_us: us(killer.began().elapsed()),
+        };
+        match plan.ending {
+            Ending::Kill => killer.kill_the_rest()?,
+            Ending::Graceful => {
+                for slot in 0..children.len() {
+                    ledger.slot(slot).drain();
+                }
+            }
+        }
+        // A harness whose kills are removed still has to come to an end.
+        if !plan.kills_sent {
+            for slot in 0..children.len() {
+                ledger.slot(slot).drain();
+            }
+        }
+        Ok((killer.into_receipts(), timing))
+    }
+
+    /// Waits for every child to end; kills those that do not, and gives their slots.
+    fn await_exits(&self, children: &[Child], within: Duration) -> Result<Vec<usize>, RunError> {
+        let deadline = Instant::now() + within;
+        let mut hung = Vec::new();
+        for (slot, child) in children.iter().enumerate() {
+            if child.await_exit(deadline)? {
+                continue;
+            }
+            hung.push(slot);
+            child.kill()?;
+            child.await_exit(Instant::now() + DEATH_DEADLINE)?;
+        }
+        Ok(hung)
+    }
+
+    fn life(&self, plan: &CyclePlan, slot: usize, exit: wire::Exit, hung: bool) -> Life {
+        let ledger = self.zygote.ledger();
+        let of = ledger.slot(slot);
+        let used = of.used().min(ledger.capacity());
+        let mut ops: Vec<_> = Vec::with_capacity(used);
+        // One more than told: a kill may land between an entry and the count of entries.
+        for entry in ledger.entries(slot).iter().take(used + 1) {
+            match entry.read() {
+                Some(record) => {
+                    ops.push(record.into());
+                    if record.state == State::Sent {
+                        break;
+                    }
+                }
+                None => break,
+            }
+        }
+        Life {
+            generation: plan.generation,
+            cycle: plan.cycle,
+            slot,
+            session: plan.lives[slot].session,
+            role: plan.lives[slot].role,
+            effective: of.effective(),
+            exit,
+            activity: of.activity(),
+            hung,
+            ledger_full: used == ledger.capacity(),
+            message: of.message(),
+            counters: counters(of),
+            ops,
+        }
+    }
+}
+
+fn counters(slot: &Slot) -> Counters {
+    let c = &slot.counters;
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Counters {
+        database_syncs: read(&c.database_syncs),
+        log_syncs: read(&c.log_syncs),
+        database_bytes: read(&c.database_bytes),
+        log_bytes: read(&c.log_bytes),
+        wal_end_max_bytes: read(&c.wal_end_max),
+        checkpoints: read(&c.checkpoints),
+        checkpoint_ns: read(&c.checkpoint_ns),
+    }
+}
+
+impl Moment {
+    /// Whether a process that does this is at the moment.
+    fn is(self, activity: killpoint_worker::ledger::Activity) -> bool {
+        use killpoint_worker::ledger::Activity;
+        match self {
+            Self::Any | Self::Ending => true,
+            Self::Transaction => activity == Activity::Transaction,
+            Self::Commit => activity == Activity::Commit,
+            Self::Checkpoint => activity == Activity::Checkpoint,
+            Self::TakenBack => false,
+        }
+    }
+}

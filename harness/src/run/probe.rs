@@ -1,0 +1,325 @@
+//! Looking at what a cycle left, without touching it: two copies of the files are recovered.
+//!
+//! The first copy is read through its WAL, checked, checkpointed, hashed, checkpointed again and
+//! hashed again; the second is checkpointed at once and hashed. Both are copies of database and WAL
+//! without the -shm, which is what a machine finds after a restart. The files themselves are next
+//! opened by the writers of the next cycle, whose recovery is then the one that counts.
+
+use super::error::RunError;
+use crate::history::Observation;
+use crate::history::content::{
+    CommitRow, EventGroup, RunRow, TaskRow, Total, Totals, event_digest,
+};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Complaints of a check that are kept.
+const COMPLAINTS_MAX: usize = 20;
+
+/// What is known of one database between its cycles.
+#[derive(Debug)]
+pub(super) struct Probe {
+    file: PathBuf,
+    copies: [PathBuf; 2],
+    seen: Seen,
+}
+
+/// The commits seen last time: rows up to `seq` must be the same for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    seq: i64,
+    commits: Total,
+    events: Total,
+}
+
+impl Probe {
+    pub(super) fn new(file: &Path, dir: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            copies: [dir.join("copy-1.db"), dir.join("copy-2.db")],
+            seen: Seen::default(),
+        }
+    }
+
+    /// Recovers two copies and reads the first.
+    pub(super) fn observe(
+        &mut self,
+        generation: u32,
+        cycle: u32,
+    ) -> Result<Observation, RunError> {
+        let sizes = self.copy()?;
+        let mut seen = Observation {
+            generation,
+            cycle,
+            database_bytes: sizes[0],
+            wal_bytes: sizes[1],
+            unreadable: None,
+            integrity: Vec::new(),
+            foreign_keys: Vec::new(),
+            first_file: String::new(),
+            first_file_again: String::new(),
+            second_file: String::new(),
+            since: self.seen.seq,
+            totals: Totals::default(),
+            commits: Vec::new(),
+            events: Vec::new(),
+            tasks: Vec::new(),
+            runs: Vec::new(),
+        };
+        if let Err(stop) = self.recover(&mut seen) {
+            match stop {
+                Stop::Run(error) => return Err(error),
+                Stop::Sqlite(error) if is_full(&error) => {
+                    return Err(RunError::NoSpace {
+                        path: self.file.clone(),
+                        message: error.to_string(),
+                    });
+                }
+                Stop::Sqlite(error) => seen.unreadable = Some(error.to_string()),
+            }
+        }
+        for copy in &self.copies {
+            for part in parts(copy) {
+                remove(&part)?;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Copies database and WAL twice, and gives their sizes.
+    fn copy(&self) -> Result<[u64; 2], RunError> {
+        let [database, wal, _] = parts(&self.file);
+        let mut sizes = [0; 2];
+        for copy in &self.copies {
+            let [to_database, to_wal, to_shm] = parts(copy);
+            for old in [&to_wal, &to_shm] {
+                remove(old)?;
+            }
+            sizes[0] = copy_file(&database, &to_database)?;
+            sizes[1] = if wal.exists() { copy_file(&wal, &to_wal)? } else { 0 };
+        }
+        Ok(sizes)
+    }
+
+    fn recover(&mut self, seen: &mut Observation) -> Result<(), Stop> {
+        let first = open(&self.copies[0])?;
+        self.read(&first, seen)?;
+        seen.integrity = complaints(&first, "PRAGMA integrity_check", |row| row.get(0))?;
+        seen.integrity.retain(|line| line != "ok");
+        seen.foreign_keys = complaints(&first, "PRAGMA foreign_key_check", |row| {
+            let (table, id): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
+            Ok(format!("{table} row {}", id.map_or_else(|| "?".to_owned(), |id| id.to_string())))
+        })?;
+        checkpoint(&first)?;
+        seen.first_file = hash(&self.copies[0])?;
+        checkpoint(&first)?;
+        seen.first_file_again = hash(&self.copies[0])?;
+        let second = open(&self.copies[1])?;
+        checkpoint(&second)?;
+        seen.second_file = hash(&self.copies[1])?;
+        Ok(())
+    }
+
+    /// Reads all rows; reports those after the last commit that was reported before.
+    fn read(&mut self, conn: &Connection, seen: &mut Observation) -> Result<(), Stop> {
+        let mut old = Seen { seq: self.seen.seq, ..Seen::default() };
+        read_commits(conn, seen, &mut old)?;
+        read_events(conn, seen, &mut old)?;
+        if old != self.seen {
+            // What was reported before has changed: report everything again.
+            seen.since = 0;
+            seen.totals = Totals::default();
+            seen.commits.clear();
+            seen.events.clear();
+            let mut nothing = Seen::default();
+            read_commits(conn, seen, &mut nothing)?;
+            read_events(conn, seen, &mut nothing)?;
+            old = nothing;
+        }
+        read_tasks(conn, seen)?;
+        read_runs(conn, seen)?;
+        old.seq = seen.commits.last().map_or(old.seq, |row| row.seq);
+        old.commits = seen.totals.commits;
+        old.events = seen.totals.events;
+        self.seen = old;
+        Ok(())
+    }
+}
+
+/// Why a recovery stopped.
+enum Stop {
+    Run(RunError),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<rusqlite::types::FromSqlError> for Stop {
+    fn from(error: rusqlite::types::FromSqlError) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
+impl From<RunError> for Stop {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
+/// Database, WAL and shared memory of a database file.
+fn parts(file: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<u64, RunError> {
+    std::fs::copy(from, to).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => RunError::place(from, source),
+        _ => RunError::place(to, source),
+    })
+}
+
+fn remove(file: &Path) -> Result<(), RunError> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RunError::place(file, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(file, flags)?;
+    // The copies are thrown away: no fsync is needed for them.
+    conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA cell_size_check = ON;")?;
+    Ok(conn)
+}
+
+fn checkpoint(conn: &Connection) -> rusqlite::Result<()> {
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+fn hash(file: &Path) -> Result<String, Stop> {
+    // SQLite's connection to this copy is used no more than for checkpoints by us, and nobody else
+    // has it open: that this close drops its locks harms nobody.
+    let bytes = std::fs::read(file).map_err(|source| RunError::place(file, source))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
+fn complaints(
+    conn: &Connection,
+    pragma: &str,
+    line: impl FnMut(&Row<'_>) -> rusqlite::Result<String>,
+) -> rusqlite::Result<Vec<String>> {
+    let mut query = conn.prepare(pragma)?;
+    query.query_map([], line)?.take(COMPLAINTS_MAX).collect()
+}
+
+fn read_commits(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Result<(), Stop> {
+    let mut query = conn.prepare(
+        "SELECT seq, session, op, kind, task_id, coalesce(token, 0), rows FROM commits ORDER BY seq",
+    )?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let commit = CommitRow {
+            seq: row.get(0)?,
+            session: row.get(1)?,
+            op: row.get(2)?,
+            kind: row.get(3)?,
+            task: row.get(4)?,
+            token: row.get(5)?,
+            rows: row.get(6)?,
+        };
+        let digest = commit.digest();
+        seen.totals.commits.add(digest);
+        if commit.seq <= old.seq {
+            old.commits.add(digest);
+        } else {
+            seen.commits.push(commit);
+        }
+    }
+    Ok(())
+}
+
+fn read_events(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Result<(), Stop> {
+    let mut query = conn
+        .prepare("SELECT task_id, coalesce(token, 0), kind, payload, commit_seq FROM events")?;
+    let mut rows = query.query([])?;
+    let mut groups: BTreeMap<i64, Total> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let kind = row.get_ref(2)?.as_str()?;
+        let payload = row.get_ref(3)?.as_str()?;
+        let seq = row.get(4)?;
+        let digest = event_digest(row.get(0)?, row.get(1)?, kind, payload, seq);
+        seen.totals.events.add(digest);
+        if seq <= old.seq {
+            old.events.add(digest);
+        } else {
+            groups.entry(seq).or_default().add(digest);
+        }
+    }
+    seen.events = groups.into_iter().map(|(seq, total)| EventGroup { seq, total }).collect();
+    Ok(())
+}
+
+fn read_tasks(conn: &Connection, seen: &mut Observation) -> Result<(), Stop> {
+    let mut query = conn.prepare(
+        "SELECT id, title, priority, status, fence, result, created_seq, changed_seq FROM tasks",
+    )?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let task = TaskRow {
+            id: row.get(0)?,
+            title: row.get(1)?,
+            priority: row.get(2)?,
+            status: row.get(3)?,
+            fence: row.get(4)?,
+            result: row.get(5)?,
+            created_seq: row.get(6)?,
+            changed_seq: row.get(7)?,
+        };
+        seen.totals.tasks.add(task.digest());
+        if task.changed_seq > seen.since {
+            seen.tasks.push(task);
+        }
+    }
+    Ok(())
+}
+
+fn read_runs(conn: &Connection, seen: &mut Observation) -> Result<(), Stop> {
+    let mut query = conn.prepare(
+        "SELECT task_id, token, worker, heartbeats, started_seq, changed_seq, ended_seq, outcome
+         FROM runs",
+    )?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let run = RunRow {
+            task: row.get(0)?,
+            token: row.get(1)?,
+            worker: row.get(2)?,
+            heartbeats: row.get(3)?,
+            started_seq: row.get(4)?,
+            changed_seq: row.get(5)?,
+            ended_seq: row.get(6)?,
+            outcome: row.get(7)?,
+        };
+        seen.totals.runs.add(run.digest());
+        if run.changed_seq > seen.since {
+            seen.runs.push(run);
+        }
+    }
+    Ok(())
+}

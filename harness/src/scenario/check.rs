@@ -1,0 +1,154 @@
+//! What a scenario must hold beyond its shape: each complaint names the key that it is about.
+
+use super::{FORMAT, Scenario};
+use killpoint_worker::ledger::SLOTS;
+
+/// A value that cannot be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Complaint {
+    /// The keys from the top of the file to the value.
+    pub(super) path: &'static [&'static str],
+    /// What is wrong with it, and what to write instead.
+    pub(super) text: String,
+}
+
+/// Processes that one scenario may have, a checkpoint owner not counted.
+const WRITERS_MAX: u64 = SLOTS as u64 - 2;
+
+/// The first thing that is wrong with `scenario`.
+pub(super) fn check(scenario: &Scenario) -> Result<(), Complaint> {
+    let complain = |path, text: String| Err(Complaint { path, text });
+    if scenario.format != FORMAT {
+        let found = scenario.format;
+        return complain(&["format"], format!("format {found} is not known: this reads {FORMAT}"));
+    }
+    if scenario.claim.trim().is_empty() {
+        return complain(&["claim"], "the claim is empty: say what the run is to show".to_owned());
+    }
+    let w = &scenario.writers;
+    let writers = u64::from(w.dispatcher) + u64::from(w.worker) + u64::from(w.reviewer);
+    if writers == 0 {
+        return complain(
+            &["writers"],
+            "0 writers: at least one dispatcher, worker or reviewer is needed".to_owned(),
+        );
+    }
+    if writers + u64::from(w.reader) > WRITERS_MAX {
+        return complain(&["writers"], format!("at most {WRITERS_MAX} processes in all"));
+    }
+    if w.dispatcher == 0 {
+        return complain(
+            &["writers"],
+            "no dispatcher: nobody would create tasks to work on".to_owned(),
+        );
+    }
+    check_workload(scenario)?;
+    check_settings(scenario)?;
+    check_cycles(scenario)
+}
+
+fn check_workload(scenario: &Scenario) -> Result<(), Complaint> {
+    let w = &scenario.workload;
+    let ranges: [(&'static [&'static str], [u32; 2], u32, u32); 3] = [
+        (&["workload", "events-per-append"], w.events_per_append, 1, 1_000),
+        (&["workload", "payload-bytes"], w.payload_bytes, 1, 1 << 20),
+        (&["workload", "pause-us"], w.pause_us, 0, 10_000_000),
+    ];
+    for (path, range, least, most) in ranges {
+        check_range(path, range, least, most)?;
+    }
+    let numbers: [(&'static [&'static str], u32, u32, u32); 6] = [
+        (&["workload", "lease-ms"], w.lease_ms, 1, 600_000),
+        (&["workload", "tasks-ready"], w.tasks_ready, 1, 10_000),
+        (&["workload", "heartbeats-per-claim"], w.heartbeats_per_claim, 0, 10_000),
+        (&["workload", "events-per-burst"], w.events_per_burst, 1, 100_000),
+        (&["workload", "overstays-per-100-claims"], w.overstays_per_100_claims, 0, 100),
+        (&["workload", "busy-timeout-ms"], w.busy_timeout_ms, 1, 600_000),
+    ];
+    for (path, number, least, most) in numbers {
+        check_number(path, number, least, most)?;
+    }
+    Ok(())
+}
+
+fn check_settings(scenario: &Scenario) -> Result<(), Complaint> {
+    if scenario.setting.is_empty() {
+        return Err(Complaint {
+            path: &["setting"],
+            text: "no setting: write at least one [[setting]]".to_owned(),
+        });
+    }
+    for setting in &scenario.setting {
+        check_number(
+            &["setting", "wal-autocheckpoint"],
+            setting.wal_autocheckpoint,
+            0,
+            1_000_000,
+        )?;
+        if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner {
+            return Err(Complaint {
+                path: &["setting"],
+                text: "wal-autocheckpoint = 0 lets the WAL grow without end: add \
+                       checkpoint-owner = true"
+                    .to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_cycles(scenario: &Scenario) -> Result<(), Complaint> {
+    let c = &scenario.cycles;
+    check_number(&["cycles", "count"], c.count, 1, 100_000_000)?;
+    check_number(&["cycles", "per-database"], c.per_database, 1, 10_000)?;
+    check_number(&["cycles", "graceful-every"], c.graceful_every, 0, 10_000)?;
+    check_range(&["cycles", "run-ms"], c.run_ms, 0, 600_000)?;
+    let k = &scenario.kill;
+    let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back];
+    let asked: u64 = kills.iter().map(|count| u64::from(*count)).sum();
+    let w = &scenario.writers;
+    let victims =
+        u64::from(w.dispatcher) + u64::from(w.worker) + u64::from(w.reviewer) + u64::from(w.reader);
+    if asked > victims {
+        return Err(Complaint {
+            path: &["kill"],
+            text: format!("{asked} kills a cycle, but only {victims} processes to kill"),
+        });
+    }
+    if asked == 0 && c.graceful_every == 1 {
+        return Err(Complaint {
+            path: &["cycles", "graceful-every"],
+            text: "no kill is asked for and every cycle ends gracefully: nothing would be killed"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_number(
+    path: &'static [&'static str],
+    number: u32,
+    least: u32,
+    most: u32,
+) -> Result<(), Complaint> {
+    if (least..=most).contains(&number) {
+        return Ok(());
+    }
+    Err(Complaint { path, text: format!("{number} is not within {least} to {most}") })
+}
+
+fn check_range(
+    path: &'static [&'static str],
+    [from, to]: [u32; 2],
+    least: u32,
+    most: u32,
+) -> Result<(), Complaint> {
+    if from > to {
+        return Err(Complaint {
+            path,
+            text: format!("[{from}, {to}] runs backwards: least first"),
+        });
+    }
+    check_number(path, from, least, most)?;
+    check_number(path, to, least, most)
+}

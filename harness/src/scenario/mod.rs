@@ -1,0 +1,213 @@
+//! What a person asks for: the declarative file, before any random choice is made.
+//!
+//! Everything here is plain data. No type in this module holds a path, a clock reading or a random
+//! number, so one file means the same thing on every machine and in every year.
+//!
+//! In: the text of one file of `scenarios/`. Out: a checked [`Scenario`].
+//! Not here: turning "one kill in a commit" into a victim and a moment, which is `plan`'s work.
+
+pub mod builtin;
+mod check;
+mod load;
+
+pub use load::{ScenarioError, load, parse};
+
+use crate::verdict::{FindingKind, Verdict};
+use hardboard::Synchronous;
+use killpoint_worker::wire::{Settings, Target};
+use serde::{Deserialize, Serialize};
+
+/// The format that this version reads.
+pub const FORMAT: u32 = 1;
+
+/// One scenario file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// The file's format: [`FORMAT`].
+    pub format: u32,
+    /// What this run is to show, in one sentence.
+    pub claim: String,
+    /// The verdict that shows it.
+    pub expect: Expect,
+    /// Whether this is a control: its expectation missed means that the harness is blind.
+    #[serde(default)]
+    pub canary: bool,
+    /// How many processes of each role.
+    pub writers: Writers,
+    /// What they do.
+    #[serde(default)]
+    pub workload: Workload,
+    /// How the database is set; each setting gets the same number of cycles.
+    pub setting: Vec<Setting>,
+    /// How often, how long.
+    #[serde(default)]
+    pub cycles: Cycles,
+    /// Who is killed when.
+    #[serde(default)]
+    pub kill: Kills,
+}
+
+/// The verdict that a scenario is to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expect {
+    /// Every promise holds.
+    Pass,
+    /// A promise is broken, with a finding of this kind among the findings.
+    Fail(FindingKind),
+    /// It cannot be judged, with a finding of this kind among the findings.
+    Inconclusive(FindingKind),
+}
+
+impl Expect {
+    /// Whether a verdict with findings of these kinds is what was expected.
+    pub fn met(self, verdict: Verdict, mut kinds: impl Iterator<Item = FindingKind>) -> bool {
+        match self {
+            Self::Pass => verdict == Verdict::Pass,
+            Self::Fail(kind) => verdict == Verdict::Fail && kinds.any(|found| found == kind),
+            Self::Inconclusive(kind) => {
+                verdict == Verdict::Inconclusive && kinds.any(|found| found == kind)
+            }
+        }
+    }
+
+    /// As a reader is told.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self {
+            Self::Pass => "pass".to_owned(),
+            Self::Fail(kind) => format!("fail: {kind}"),
+            Self::Inconclusive(kind) => format!("inconclusive: {kind}"),
+        }
+    }
+}
+
+/// How many processes of each role.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Writers {
+    /// They create tasks and take back expired claims.
+    pub dispatcher: u32,
+    /// They claim, beat, append and complete.
+    pub worker: u32,
+    /// They append bursts of events.
+    pub reviewer: u32,
+    /// They only read.
+    pub reader: u32,
+}
+
+/// What the processes do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Workload {
+    /// Through which store.
+    pub target: Target,
+    /// How long a claim is leased, ms.
+    pub lease_ms: u32,
+    /// How many tasks the dispatchers keep ready.
+    pub tasks_ready: u32,
+    /// Heartbeats from a claim to its completion.
+    pub heartbeats_per_claim: u32,
+    /// Events of one burst of a reviewer.
+    pub events_per_burst: u32,
+    /// Events of one append, least and most.
+    pub events_per_append: [u32; 2],
+    /// Bytes of one event's payload, least and most.
+    pub payload_bytes: [u32; 2],
+    /// Of 100 claims, how many a worker holds on to after its lease has run out.
+    pub overstays_per_100_claims: u32,
+    /// Pause between two operations, µs, least and most.
+    pub pause_us: [u32; 2],
+    /// How long a connection waits for a lock before it reports busy, ms.
+    pub busy_timeout_ms: u32,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            target: Target::Hardboard,
+            lease_ms: 20,
+            tasks_ready: 6,
+            heartbeats_per_claim: 2,
+            events_per_burst: 50,
+            events_per_append: [1, 6],
+            payload_bytes: [20, 160],
+            overstays_per_100_claims: 10,
+            pause_us: [0, 0],
+            busy_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// How the database is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Setting {
+    /// `PRAGMA synchronous`.
+    pub synchronous: Synchronous,
+    /// `PRAGMA wal_autocheckpoint`, pages; 0 is none.
+    pub wal_autocheckpoint: u32,
+    /// Whether one more process owns the checkpoints. Needed where `wal-autocheckpoint` is 0.
+    #[serde(default)]
+    pub checkpoint_owner: bool,
+}
+
+impl Setting {
+    /// What each connection is asked for.
+    #[must_use]
+    pub fn connection(self) -> Settings {
+        Settings {
+            synchronous: self.synchronous,
+            wal_autocheckpoint: self.wal_autocheckpoint,
+        }
+    }
+
+    /// A short name, `full+100`.
+    #[must_use]
+    pub fn name(self) -> String {
+        let owner = if self.checkpoint_owner { "+owner" } else { "" };
+        format!("{}+{}{owner}", self.synchronous.as_str(), self.wal_autocheckpoint)
+    }
+}
+
+/// How often, how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Cycles {
+    /// Cycles of each setting.
+    pub count: u32,
+    /// Cycles that a database goes through before a new one takes its place.
+    pub per_database: u32,
+    /// From the last connection's opening to the ending, ms, least and most.
+    pub run_ms: [u32; 2],
+    /// Each so many-th cycle ends gracefully (drain, checkpoint, close); 0: none does.
+    pub graceful_every: u32,
+    /// Go on after a finding, on a new database, instead of stopping there.
+    pub to_the_end: bool,
+}
+
+impl Default for Cycles {
+    fn default() -> Self {
+        Self { count: 100, per_database: 10, run_ms: [3, 12], graceful_every: 4, to_the_end: false }
+    }
+}
+
+/// Process kills a cycle, by the moment that is waited for. Who is left at the end of a cycle is
+/// killed too, all at once, unless the cycle ends gracefully.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Kills {
+    /// Anyone, whatever it does.
+    pub any_moment: u32,
+    /// Anyone who holds the write lock and has written nothing yet.
+    pub transaction: u32,
+    /// Anyone whose transaction is being written.
+    pub commit: u32,
+    /// Anyone in a checkpoint.
+    pub checkpoint: u32,
+    /// Anyone whose claim the dispatcher has just taken back.
+    pub taken_back: u32,
+    /// Plan them all and send none: what the canary of the harness itself does.
+    pub not_sent: bool,
+}

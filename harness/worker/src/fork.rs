@@ -1,0 +1,35 @@
+//! Forking writers off a process that has one thread and no connection.
+#![expect(unsafe_code, reason = "fork(2) and prctl(2) have no safe form")]
+
+use nix::unistd::{ForkResult, Pid};
+
+/// Which side of a fork this is.
+pub(crate) enum Side {
+    /// The zygote, with its new child.
+    Parent(Pid),
+    /// The child. It dies with the zygote.
+    Child,
+}
+
+/// Forks. The child is killed by the kernel when this process ends, however that happens.
+pub(crate) fn fork() -> nix::Result<Side> {
+    let parent = nix::unistd::getpid();
+    // SAFETY: the zygote has a single thread, so the child gets every lock in a sound state; no
+    // SQLite connection is open in it, so none is carried over.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent(child)),
+        ForkResult::Child => {
+            die_with_parent(parent)?;
+            Ok(Side::Child)
+        }
+    }
+}
+
+/// Has the kernel kill this process when its parent, `parent`, ends.
+pub(crate) fn die_with_parent(parent: Pid) -> nix::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes one number and touches no memory.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    nix::Error::result(set)?;
+    // The parent may have ended before the call; then nobody would send the signal.
+    if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::Error::ESRCH) }
+}

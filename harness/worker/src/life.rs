@@ -1,0 +1,399 @@
+//! One writer's life: open, play a role until killed or told to drain, close.
+//!
+//! Every operation is entered in the ledger before it is sent and after it is answered. What a role
+//! does next depends on what it reads from the board and on its own seed, on nothing else.
+
+use crate::content;
+use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
+use crate::shim;
+use crate::target::{self, Done, Failure, Op, Target};
+use crate::wire::{EXIT_FULL, EXIT_OPEN, EXIT_STORE, Life, Role, Shape};
+use hardboard::OpKey;
+use rusqlite::{Connection, OptionalExtension as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a role waits that found nothing to do.
+const NOTHING_TO_DO: Duration = Duration::from_micros(300);
+
+/// Lives `life` in slot `index`, and gives the exit code.
+pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Life) -> i32 {
+    let slot = ledger.slot(index);
+    let code = match begin(slot, path, life) {
+        Ok(target) => play(ledger, index, target, life),
+        Err(message) => {
+            slot.set_message(&message);
+            EXIT_OPEN
+        }
+    };
+    slot.set_ready();
+    code
+}
+
+fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target>, String> {
+    shim::observe(slot).map_err(|error| error.to_string())?;
+    let target = target::open(path, life, life.role == Role::Founder)?;
+    let effective = target::effective(target.connection()).map_err(|error| error.to_string())?;
+    slot.set_effective(&effective);
+    slot.set_activity(Activity::Idle);
+    slot.set_ready();
+    Ok(target)
+}
+
+fn play(ledger: &'static Ledger, index: usize, target: Box<dyn Target>, life: &Life) -> i32 {
+    let slot = ledger.slot(index);
+    let mut writer = Writer {
+        ledger,
+        index,
+        slot,
+        target,
+        life,
+        sent: 0,
+        choices: Choices(life.seed),
+    };
+    let end = match life.role {
+        Role::Founder => End::Drained,
+        Role::Dispatcher => writer.dispatch(),
+        Role::Worker => writer.work(),
+        Role::Reviewer => writer.review(),
+        Role::Reader => writer.read(),
+        Role::Checkpointer => writer.checkpoint(),
+    };
+    let (mut code, message) = match end {
+        End::Drained => (0, None),
+        End::Full(message) => (EXIT_FULL, Some(message)),
+        End::Broken(message) => (EXIT_STORE, Some(message)),
+    };
+    if let Err(message) = writer.target.close() {
+        slot.set_message(&message);
+        code = EXIT_STORE;
+    } else {
+        slot.set_activity(Activity::Closed);
+    }
+    if let Some(message) = message {
+        slot.set_message(&message);
+    }
+    code
+}
+
+/// Why a role stopped.
+enum End {
+    /// It was asked to.
+    Drained,
+    /// The disk is full; the error's text.
+    Full(String),
+    /// The store is unusable; the error's text.
+    Broken(String),
+}
+
+/// A writer's own choices: splitmix64, since nothing else is asked of them than a seed.
+struct Choices(u64);
+
+impl Choices {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^ (x >> 31)
+    }
+
+    /// From `least` to `most`, both included.
+    fn within(&mut self, [least, most]: [u32; 2]) -> u32 {
+        let span = u64::from(most.saturating_sub(least)) + 1;
+        least + u32::try_from(self.next() % span).unwrap_or(0)
+    }
+}
+
+struct Writer<'a> {
+    ledger: &'static Ledger,
+    index: usize,
+    slot: &'static Slot,
+    target: Box<dyn Target>,
+    life: &'a Life,
+    sent: u32,
+    choices: Choices,
+}
+
+/// What came of an operation, to the role that asked for it.
+enum Told {
+    Done(Done),
+    Refused(Reason),
+}
+
+impl Writer<'_> {
+    /// Sends one operation; `Err` ends the life.
+    fn send(&mut self, op: &Op<'_>) -> Result<Told, End> {
+        let Some(entry) = self.ledger.entries(self.index).get(self.sent as usize) else {
+            // The ledger is full. What it holds can be judged; more would not be.
+            self.wait_for_drain();
+            return Err(End::Drained);
+        };
+        let key = self.next_key();
+        let (task, token) = op.names();
+        let from = now_ns();
+        entry.send(op.kind(), task, token, op.rows(), from);
+        self.sent += 1;
+        self.slot.set_used(self.sent);
+        let mut early = |done: Done| entry.ack(done.task, done.token, done.seq);
+        let told = self.target.perform(key, op, &mut early);
+        let spent = now_ns().saturating_sub(from);
+        match told {
+            Ok(done) => {
+                entry.time(spent, done.commit_ns);
+                entry.ack(done.task, done.token, done.seq);
+                Ok(Told::Done(done))
+            }
+            Err(Failure::Refused(reason, message)) => {
+                entry.time(spent, 0);
+                entry.refuse(reason);
+                match reason {
+                    Reason::Full => Err(End::Full(message)),
+                    Reason::Error => Err(End::Broken(message)),
+                    Reason::None | Reason::Nothing | Reason::Stale | Reason::Busy => {
+                        Ok(Told::Refused(reason))
+                    }
+                }
+            }
+            Err(Failure::Unknown(message)) => {
+                entry.lose_track();
+                Err(End::Broken(message))
+            }
+        }
+    }
+
+    /// Operations count from 1, so that `op` is the entry's index and one.
+    fn next_key(&self) -> OpKey {
+        OpKey { session: self.life.session, op: i64::from(self.sent) + 1 }
+    }
+
+    fn shape(&self) -> Shape {
+        self.life.shape
+    }
+
+    fn pause(&mut self) {
+        let us = self.choices.within(self.shape().pause_us);
+        if us > 0 {
+            sleep(Duration::from_micros(us.into()));
+        }
+    }
+
+    fn wait_for_drain(&self) {
+        while !self.slot.draining() {
+            sleep(NOTHING_TO_DO);
+        }
+    }
+
+    fn dispatch(&mut self) -> End {
+        while !self.slot.draining() {
+            match self.dispatch_once() {
+                Ok(true) => self.pause(),
+                Ok(false) => sleep(NOTHING_TO_DO),
+                Err(end) => return end,
+            }
+        }
+        End::Drained
+    }
+
+    /// Takes back what expired, creates one task if too few are ready; says if it did anything.
+    fn dispatch_once(&mut self) -> Result<bool, End> {
+        let conn = self.target.connection();
+        let expired: i64 = number(
+            conn,
+            "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1",
+            wall_ms(),
+        )?;
+        if expired > 0 {
+            self.send(&Op::TakeBack)?;
+            return Ok(true);
+        }
+        let ready = number(conn, "SELECT count(*) FROM tasks WHERE status = ?1", "ready")?;
+        if ready >= i64::from(self.shape().tasks_ready) {
+            return Ok(false);
+        }
+        let OpKey { session, op } = self.next_key();
+        let title = content::title(session, op);
+        self.send(&Op::Create { title: &title, priority: content::priority(session, op) })?;
+        Ok(true)
+    }
+
+    fn work(&mut self) -> End {
+        let name = content::worker(self.life.session);
+        while !self.slot.draining() {
+            let lease_ms = self.shape().lease_ms;
+            match self.send(&Op::ClaimNext { worker: &name, lease_ms }) {
+                Ok(Told::Done(claim)) => {
+                    if let Err(end) = self.work_on(claim.task, claim.token) {
+                        return end;
+                    }
+                }
+                Ok(Told::Refused(_)) => sleep(NOTHING_TO_DO),
+                Err(end) => return end,
+            }
+        }
+        End::Drained
+    }
+
+    /// From a claim to its completion; an abandoned claim is left to its lease.
+    fn work_on(&mut self, task: i64, token: i64) -> Result<(), End> {
+        let shape = self.shape();
+        let overstays = self.choices.next() % 100 < u64::from(shape.overstays_per_100_claims);
+        let beat = Op::Heartbeat { task, token, lease_ms: shape.lease_ms };
+        for _ in 0..shape.heartbeats_per_claim {
+            if self.slot.draining() {
+                return Ok(());
+            }
+            self.pause();
+            let many = self.choices.within(shape.events_per_append);
+            if !self.append(task, token, many)? {
+                return Ok(());
+            }
+            if matches!(self.send(&beat)?, Told::Refused(Reason::Stale)) {
+                return Ok(());
+            }
+        }
+        if overstays {
+            // A worker that was stopped past its lease, and comes back as if nothing had been.
+            sleep(Duration::from_millis(u64::from(shape.lease_ms) + 3));
+            self.append(task, token, 1)?;
+            self.send(&beat)?;
+        }
+        let OpKey { session, op } = self.next_key();
+        self.send(&Op::Complete { task, token, result: &content::result(session, op) })?;
+        Ok(())
+    }
+
+    /// Appends `many` events; says whether the claim still held.
+    fn append(&mut self, task: i64, token: i64, many: u32) -> Result<bool, End> {
+        let OpKey { session, op } = self.next_key();
+        let bytes = self.shape().payload_bytes;
+        let events: Vec<(&'static str, String)> = (0..u64::from(many))
+            .map(|index| {
+                (content::event_kind(index), content::payload(session, op, index, bytes))
+            })
+            .collect();
+        let told = self.send(&Op::Events { task, token, events: &events })?;
+        Ok(!matches!(told, Told::Refused(Reason::Stale)))
+    }
+
+    fn review(&mut self) -> End {
+        while !self.slot.draining() {
+            if let Err(end) = self.burst() {
+                return end;
+            }
+        }
+        End::Drained
+    }
+
+    fn burst(&mut self) -> Result<(), End> {
+        let shape = self.shape();
+        let tasks = number(self.target.connection(), "SELECT coalesce(max(id), 0) + ?1 FROM tasks", 0)?;
+        if tasks == 0 {
+            sleep(NOTHING_TO_DO);
+            return Ok(());
+        }
+        let task = 1 + i64::try_from(self.choices.next() % tasks.unsigned_abs()).unwrap_or(0);
+        let mut left = shape.events_per_burst;
+        while left > 0 && !self.slot.draining() {
+            let many = self.choices.within(shape.events_per_append).clamp(1, left);
+            self.append(task, 0, many)?;
+            left -= many;
+            self.pause();
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> End {
+        while !self.slot.draining() {
+            let conn = self.target.connection();
+            let seen = conn
+                .execute_batch("BEGIN; SELECT count(*), max(commit_seq) FROM events;")
+                .and_then(|()| {
+                    conn.execute_batch(
+                        "SELECT status, count(*) FROM tasks GROUP BY status; COMMIT;",
+                    )
+                });
+            if let Err(error) = seen {
+                if error.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseBusy) {
+                    return End::Broken(format!("read: {error}"));
+                }
+                if !conn.is_autocommit() && conn.execute_batch("ROLLBACK").is_err() {
+                    return End::Broken(format!("read: {error}"));
+                }
+            }
+            self.pause();
+        }
+        End::Drained
+    }
+
+    /// Checkpoints whenever the WAL holds enough pages, and checks the answer.
+    fn checkpoint(&mut self) -> End {
+        let ask = |conn: &Connection, mode: &str| -> rusqlite::Result<(i64, i64, i64)> {
+            conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
+                .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        };
+        while !self.slot.draining() {
+            let conn = self.target.connection();
+            let enough = i64::from(self.shape().checkpoint_pages);
+            let answer = ask(conn, "NOOP").and_then(|(_, log, done)| {
+                if log - done < enough { Ok((0, log, done)) } else { ask(conn, "PASSIVE") }
+            });
+            match answer {
+                Ok((_, log, done)) if done > log => {
+                    return End::Broken(format!("checkpoint answered {done} of {log} frames"));
+                }
+                Ok(_) => {}
+                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {}
+                Err(error) => return End::Broken(format!("checkpoint: {error}")),
+            }
+            sleep(Duration::from_millis(1));
+        }
+        End::Drained
+    }
+}
+
+/// One number from one query with one parameter.
+fn number(conn: &Connection, sql: &str, value: impl rusqlite::ToSql) -> Result<i64, End> {
+    conn.prepare_cached(sql)
+        .and_then(|mut query| query.query_row([value], |row| row.get(0)).optional())
+        .map(Option::unwrap_or_default)
+        .or_else(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(0),
+            _ => Err(End::Broken(format!("{sql}: {error}"))),
+        })
+}
+
+fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the pace of the workload, not a wait for anything")]
+fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Kind;
+
+    #[test]
+    fn choices_repeat_for_a_seed_and_stay_within_bounds() {
+        let draw = |seed| {
+            let mut choices = Choices(seed);
+            (0..100).map(|_| choices.within([3, 9])).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(5), draw(5));
+        assert_ne!(draw(5), draw(6));
+        assert!(draw(5).iter().all(|x| (3..=9).contains(x)));
+    }
+
+    #[test]
+    fn every_kind_of_operation_has_its_own_column_text() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_column(kind.as_str()), Some(kind));
+        }
+        assert_eq!(Kind::from_column("state"), None);
+    }
+}

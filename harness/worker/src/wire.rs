@@ -1,0 +1,165 @@
+//! What the harness and a zygote say to each other: one JSON object a line.
+//!
+//! Plain data only. The harness writes an [`Order`], the zygote answers with one [`Reply`].
+
+use hardboard::Synchronous;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What a zygote is told to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Fork one process for each life. Answered by [`Reply::Forked`] as soon as all run.
+    Fork(Cycle),
+    /// Wait until every child has ended. Answered by [`Reply::Reaped`].
+    ///
+    /// No child is reaped before this, so a process id stays valid to be killed until then.
+    Reap,
+}
+
+/// What a zygote answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// The process ids, in the order of the lives.
+    Forked(Vec<i32>),
+    /// How each process ended, in the order of the lives.
+    Reaped(Vec<Exit>),
+    /// The zygote could not do it; one line.
+    Failed(String),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// It returned this exit code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// Exit code of a life that could not open its connection.
+pub const EXIT_OPEN: i32 = 20;
+/// Exit code of a life whose store became unusable, or whose role could not be played.
+pub const EXIT_STORE: i32 = 21;
+/// Exit code of a life that found the disk full.
+pub const EXIT_FULL: i32 = 22;
+
+/// The processes of one cycle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Cycle {
+    /// The database file.
+    pub database: PathBuf,
+    /// The processes, by slot.
+    pub lives: Vec<Life>,
+}
+
+/// One process from fork to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Life {
+    /// Names this life for good: no other life on the same database has the same.
+    pub session: i64,
+    /// What it does.
+    pub role: Role,
+    /// Through what it writes.
+    pub target: Target,
+    /// How its connection is asked to be set.
+    pub settings: Settings,
+    /// The shape of its work.
+    pub shape: Shape,
+    /// Seed of its own choices.
+    pub seed: u64,
+}
+
+/// What a process does until it is killed or told to drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Makes the file and its schema, then ends. Never killed.
+    Founder,
+    /// Keeps tasks ready, and takes back claims whose lease ran out.
+    Dispatcher,
+    /// Claims a task, beats, appends events under its token, completes it; sometimes overstays.
+    Worker,
+    /// Appends bursts of events without a claim.
+    Reviewer,
+    /// Reads the board in read transactions.
+    Reader,
+    /// Owns the checkpoints of a database whose writers do none.
+    Checkpointer,
+}
+
+/// Through what a process writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// The hardened store.
+    Hardboard,
+    /// The same board on plain SQLite: no fencing, no constraints, no read-back of pragmas.
+    Baseline,
+    /// The plain board with a fault built in, which the oracles must find.
+    Flawed(Flaw),
+}
+
+/// A way to be wrong, for the canaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flaw {
+    /// Tells that an operation is committed, and commits it a little later.
+    AckBeforeCommit,
+    /// Commits one operation as two transactions.
+    SplitTransaction,
+    /// Gives a task away while its owner's run is still live.
+    DoubleClaim,
+    /// Tells that an operation was refused after it has committed it.
+    RefusedButApplied,
+    /// Writes events that nobody asked for.
+    AlienWrite,
+    /// Writes an event of a task that does not exist, with foreign keys off.
+    OrphanEvent,
+    /// Opens its connection with another `synchronous` than it was asked for.
+    OtherSynchronous,
+    /// Has `journal_mode` off: a kill may tear a transaction over several pages.
+    NoJournal,
+}
+
+/// What a connection is asked to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    /// `PRAGMA synchronous`.
+    pub synchronous: Synchronous,
+    /// `PRAGMA wal_autocheckpoint`, in pages; 0 is none.
+    pub wal_autocheckpoint: u32,
+}
+
+/// The shape of the work: sizes, counts and waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Shape {
+    /// How long a claim is leased, ms.
+    pub lease_ms: u32,
+    /// How many tasks the dispatchers keep ready.
+    pub tasks_ready: u32,
+    /// Heartbeats from a claim to its completion.
+    pub heartbeats_per_claim: u32,
+    /// Events of one burst of a reviewer.
+    pub events_per_burst: u32,
+    /// Events of one append, least and most.
+    pub events_per_append: [u32; 2],
+    /// Bytes of one event's payload, least and most.
+    pub payload_bytes: [u32; 2],
+    /// Of 100 claims, how many are overstayed: the worker stops beating until the lease has run
+    /// out, and then goes on as if nothing had been.
+    pub overstays_per_100_claims: u32,
+    /// Pause between two operations, µs, least and most; 0 is none.
+    pub pause_us: [u32; 2],
+    /// A checkpoint owner checkpoints when the WAL holds this many pages.
+    pub checkpoint_pages: u32,
+    /// How long a connection waits for a lock before it reports busy, ms.
+    pub busy_timeout_ms: u32,
+}

@@ -1,0 +1,113 @@
+//! The process that forks the writers: exec'ed once, so that a writer costs one fork and no exec.
+//!
+//! It has one thread, never opens a database, and reaps its children only when told to, so that a
+//! process id stays the child's own for as long as the harness may kill it.
+//!
+//! | descriptor | what it is                                         |
+//! |------------|----------------------------------------------------|
+//! | 0          | the ledger's memory                                |
+//! | 1          | the socket to the harness: orders in, replies out  |
+//! | 2          | where a panic's message goes                       |
+
+use crate::fork::{self, Side};
+use crate::ledger::{Activity, Ledger, SLOTS};
+use crate::life;
+use crate::wire::{Cycle, Exit, Order, Reply};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+/// The name under which a binary that links this crate is to run [`main`].
+pub const ARGV0: &str = "killpoint-worker";
+
+/// Exit code of a zygote that was not started as one.
+const MISUSED: u8 = 64;
+
+/// Serves orders until the harness closes the socket.
+///
+/// `arguments` are the two after the name: how many operations a process can record, and the
+/// process id of the harness, with which this process ends.
+#[must_use]
+pub fn main(arguments: &[String]) -> ExitCode {
+    let numbers: Vec<i32> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
+    let [entries, parent] = numbers[..] else { return ExitCode::from(MISUSED) };
+    if fork::die_with_parent(Pid::from_raw(parent)).is_err() {
+        return ExitCode::from(MISUSED);
+    }
+    let entries = usize::try_from(entries).unwrap_or(0);
+    let Ok(ledger) = Ledger::map(std::io::stdin().as_fd(), entries) else {
+        return ExitCode::from(MISUSED);
+    };
+    let Ok(socket) = std::io::stdout().as_fd().try_clone_to_owned() else {
+        return ExitCode::from(MISUSED);
+    };
+    // It lives as long as the process, and the writers' shim points into it.
+    serve(Box::leak(Box::new(ledger)), &UnixStream::from(socket))
+}
+
+fn serve(ledger: &'static Ledger, socket: &UnixStream) -> ExitCode {
+    let mut children = Vec::new();
+    for line in BufReader::new(socket).lines() {
+        let Ok(line) = line else { break };
+        let reply = match serde_json::from_str(&line) {
+            Ok(Order::Fork(cycle)) => match fork_all(ledger, &cycle, &mut children) {
+                Forked::Child(code) => return ExitCode::from(code),
+                Forked::Parent(reply) => reply,
+            },
+            Ok(Order::Reap) => Reply::Reaped(children.drain(..).map(reap).collect()),
+            Err(error) => Reply::Failed(format!("order not understood: {error}")),
+        };
+        if answer(socket, &reply).is_err() {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+enum Forked {
+    /// This is a writer, and its life is over.
+    Child(u8),
+    Parent(Reply),
+}
+
+fn fork_all(ledger: &'static Ledger, cycle: &Cycle, children: &mut Vec<Pid>) -> Forked {
+    if cycle.lives.len() > SLOTS {
+        let asked = cycle.lives.len();
+        return Forked::Parent(Reply::Failed(format!("{asked} processes of at most {SLOTS}")));
+    }
+    for index in 0..cycle.lives.len() {
+        ledger.slot(index).clear();
+        ledger.slot(index).set_activity(Activity::Opening);
+    }
+    for (index, life) in cycle.lives.iter().enumerate() {
+        match fork::fork() {
+            Ok(Side::Child) => {
+                let code = life::live(ledger, index, &cycle.database, life);
+                return Forked::Child(u8::try_from(code).unwrap_or(u8::MAX));
+            }
+            Ok(Side::Parent(child)) => children.push(child),
+            Err(errno) => return Forked::Parent(Reply::Failed(format!("fork: {errno}"))),
+        }
+    }
+    Forked::Parent(Reply::Forked(children.iter().map(|child| child.as_raw()).collect()))
+}
+
+fn reap(child: Pid) -> Exit {
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Exit::Code(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Exit::Signal(signal as i32),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(_) => return Exit::Code(-1),
+        }
+    }
+}
+
+fn answer(mut socket: &UnixStream, reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    socket.write_all(&line)
+}

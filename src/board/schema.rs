@@ -1,0 +1,381 @@
+//! The board's tables, and how a file is recognised as a board before anything is written to it.
+//!
+//! In: a connection. Out: whether its file is a board, is empty, or is none of our business.
+//! Not here: what the rows mean, which stands with the calls that write them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
+
+use crate::error::{Found, Result, StoreError};
+
+/// The `application_id` of a board: `hbrd` in ASCII.
+pub const APPLICATION_ID: i64 = 0x6862_7264;
+
+/// The `user_version` of a board of this format.
+pub const FORMAT: i64 = 1;
+
+/// The tables and indexes of a board: the name of each, and the statement that makes it.
+///
+/// | table     | one row for each                     | its key                               |
+/// |-----------|--------------------------------------|---------------------------------------|
+/// | `commits` | write                                | `seq`: 1, 2, 3, ... without a hole    |
+/// | `tasks`   | task                                 | `id`: 1, 2, 3, ...                    |
+/// | `runs`    | claim that was ever made             | the task, and the token of the claim  |
+/// | `events`  | event                                | `id`: in the order of writing         |
+///
+/// `commits.rows` is the number of events that the write appended, and `commits.token` is null
+/// for one that was made without a claim. `tasks.fence` is the newest token that was handed out
+/// for the task; it only grows. A run is live while its `ended_seq` is null, and a task has one
+/// live run at most, by an index and not by care alone. Times are milliseconds since 1970 on the
+/// wall clock. A `*_seq` column names the commit that wrote it.
+pub const OBJECTS: [(&str, &str); 8] = [
+    (
+        "commits",
+        "CREATE TABLE commits (
+    seq INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    op INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    task_id INTEGER NOT NULL,
+    token INTEGER,
+    rows INTEGER NOT NULL
+) STRICT",
+    ),
+    (
+        "tasks",
+        "CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY,
+    title TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('ready', 'running', 'done')),
+    fence INTEGER NOT NULL DEFAULT 0 CHECK (fence >= 0),
+    result TEXT,
+    created_seq INTEGER NOT NULL,
+    changed_seq INTEGER NOT NULL
+) STRICT",
+    ),
+    (
+        "runs",
+        "CREATE TABLE runs (
+    task_id INTEGER NOT NULL REFERENCES tasks (id),
+    token INTEGER NOT NULL CHECK (token > 0),
+    worker TEXT NOT NULL,
+    lease_until_ms INTEGER NOT NULL,
+    heartbeats INTEGER NOT NULL DEFAULT 0,
+    started_seq INTEGER NOT NULL,
+    changed_seq INTEGER NOT NULL,
+    ended_seq INTEGER,
+    outcome TEXT CHECK (outcome IN ('completed', 'taken-back')),
+    PRIMARY KEY (task_id, token),
+    CHECK ((ended_seq IS NULL) = (outcome IS NULL))
+) STRICT, WITHOUT ROWID",
+    ),
+    (
+        "events",
+        "CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    task_id INTEGER NOT NULL REFERENCES tasks (id),
+    token INTEGER,
+    kind TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    commit_seq INTEGER NOT NULL
+) STRICT",
+    ),
+    ("tasks_ready", "CREATE INDEX tasks_ready ON tasks (priority DESC, id) WHERE status = 'ready'"),
+    ("runs_live", "CREATE UNIQUE INDEX runs_live ON runs (task_id) WHERE ended_seq IS NULL"),
+    (
+        "runs_lease",
+        "CREATE INDEX runs_lease ON runs (lease_until_ms, task_id) WHERE ended_seq IS NULL",
+    ),
+    ("events_task", "CREATE INDEX events_task ON events (task_id, id)"),
+];
+
+/// What a database is, by its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// It has no content, so it may become a board.
+    Empty,
+    /// Its header is that of a board of this format.
+    Board,
+}
+
+/// Finds out what the database is, by reading alone.
+///
+/// # Errors
+///
+/// [`StoreError::NotABoard`] if it is neither empty nor a board of this format; else what SQLite
+/// reported.
+pub(crate) fn identify(conn: &Connection, path: &Path) -> Result<Identity> {
+    let started = Instant::now();
+    let log_was_in_use = has_log(path);
+    let found = match header(conn) {
+        // SQLite takes a file of one byte for an empty one, whatever the byte.
+        Ok((0, 0, 0)) if fs::metadata(path).is_ok_and(|file| file.len() == 1) => {
+            Found::NotADatabase
+        }
+        Ok((0, 0, 0)) => return Ok(Identity::Empty),
+        Ok((APPLICATION_ID, FORMAT, _)) => return Ok(Identity::Board),
+        Ok((APPLICATION_ID, version, _)) => Found::Version { version },
+        Ok((id, _, _)) => Found::Application { id },
+        Err(source) if source.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            Found::NotADatabase
+        }
+        Err(source) => {
+            return Err(StoreError::refused(source, "read the header", path, started.elapsed()));
+        }
+    };
+    if log_was_in_use {
+        // Else closing it would copy another application's log into its database.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(|source| StoreError::Sqlite { during: "leave the log as it is", source })?;
+    }
+    Err(not_a_board(path, found))
+}
+
+/// Makes a board of an empty database, within a transaction of the caller's.
+pub(crate) fn make(conn: &Connection) -> rusqlite::Result<()> {
+    for (_, sql) in OBJECTS {
+        conn.execute_batch(sql)?;
+    }
+    conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    conn.pragma_update(None, "user_version", FORMAT)
+}
+
+/// Compares the tables and indexes of a board with what they must be.
+///
+/// What others have added beside them is let be, but for triggers: those would write under a
+/// board's name.
+///
+/// # Errors
+///
+/// [`StoreError::NotABoard`] with the first that is missing, differs or is too many; else what
+/// SQLite reported.
+pub(crate) fn check(conn: &Connection, path: &Path) -> Result<()> {
+    let started = Instant::now();
+    let objects = objects(conn).map_err(|source| {
+        StoreError::refused(source, "read the schema", path, started.elapsed())
+    })?;
+    for (name, sql) in OBJECTS {
+        if objects.get(name).map(|object| object.sql.as_str()) != Some(sql) {
+            return Err(not_a_board(path, Found::Schema { object: name.to_owned() }));
+        }
+    }
+    match objects.into_iter().find(|(_, object)| object.kind == "trigger") {
+        Some((object, _)) => Err(not_a_board(path, Found::Schema { object })),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn not_a_board(path: &Path, found: Found) -> StoreError {
+    StoreError::NotABoard { path: path.to_owned(), found }
+}
+
+/// `application_id`, `user_version`, and how many tables, indexes and the like there are.
+fn header(conn: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
+    conn.query_row(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema) \
+         FROM pragma_application_id, pragma_user_version",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+}
+
+/// Whether the database has a write-ahead log with something in it. It is looked at, not opened.
+fn has_log(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    let mut log = path.into_os_string();
+    log.push("-wal");
+    fs::metadata(log).is_ok_and(|log| log.len() > 0)
+}
+
+struct Object {
+    kind: String,
+    sql: String,
+}
+
+/// All that the schema table lists, by name. An index that SQLite makes itself has no statement.
+fn objects(conn: &Connection) -> rusqlite::Result<BTreeMap<String, Object>> {
+    conn.prepare("SELECT name, type, coalesce(sql, '') FROM sqlite_schema")?
+        .query_map([], |row| Ok((row.get(0)?, Object { kind: row.get(1)?, sql: row.get(2)? })))?
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::board::Board;
+    use crate::board::fixture::{Place, quick};
+
+    /// Both ways of opening refuse the file for that reason, and leave it as it is.
+    #[track_caller]
+    fn check_refused(place: &Place, reason: &Found) {
+        let before = fs::read(place.path()).unwrap();
+        for open in [Board::open, Board::create] {
+            let error = open(&place.path(), &quick()).unwrap_err();
+            let StoreError::NotABoard { path, found } = error else { panic!("{error:?}") };
+            assert_eq!((path, &found), (place.path(), reason));
+            assert_eq!(fs::read(place.path()).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_and_left_as_it_is() {
+        for length in [1, 15, 16, 99, 100, 511, 512, 4096, 10_000] {
+            let place = Place::new();
+            let noise: Vec<u8> = (0..length).map(|i: u32| (i * i % 251) as u8 | 1).collect();
+            fs::write(place.path(), noise).unwrap();
+            check_refused(&place, &Found::NotADatabase);
+        }
+    }
+
+    #[test]
+    fn text_file_is_refused_and_left_as_it_is() {
+        let place = Place::new();
+        fs::write(place.path(), "SQLite format 3, or so they say\n".repeat(40)).unwrap();
+        check_refused(&place, &Found::NotADatabase);
+    }
+
+    #[test]
+    fn database_of_another_application_is_refused_and_left_as_it_is() {
+        for mode in ["delete", "wal"] {
+            let place = Place::new();
+            let other = Connection::open(place.path()).unwrap();
+            other.pragma_update(None, "journal_mode", mode).unwrap();
+            other.execute_batch("CREATE TABLE t (x); PRAGMA application_id = 252006673").unwrap();
+            drop(other);
+            check_refused(&place, &Found::Application { id: 252_006_673 });
+            assert_eq!(fs::read_dir(place.path().parent().unwrap()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn database_without_an_application_id_is_not_taken_for_an_empty_one() {
+        let place = Place::new();
+        Connection::open(place.path()).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        check_refused(&place, &Found::Application { id: 0 });
+    }
+
+    #[test]
+    fn log_that_another_application_left_is_not_copied_into_its_database() {
+        let place = Place::new();
+        let dead = place.path().with_file_name("dead.db");
+        let other = Connection::open(&dead).unwrap();
+        other.pragma_update(None, "journal_mode", "wal").unwrap();
+        other.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+        // What a killed process leaves: the database and its log, and nobody who has them open.
+        for end in ["", "-wal"] {
+            let from = place.path().with_file_name(format!("dead.db{end}"));
+            let to = place.path().with_file_name(format!("board.db{end}"));
+            fs::copy(from, to).unwrap();
+        }
+        let log = place.path().with_file_name("board.db-wal");
+        let before = fs::read(&log).unwrap();
+        check_refused(&place, &Found::Application { id: 0 });
+        assert_eq!(fs::read(&log).unwrap(), before);
+        drop(other);
+    }
+
+    #[test]
+    fn board_of_a_later_format_is_refused_and_left_as_it_is() {
+        let place = Place::new();
+        let board = place.board();
+        board.connection().pragma_update(None, "user_version", 2).unwrap();
+        board.close().unwrap();
+        check_refused(&place, &Found::Version { version: 2 });
+    }
+
+    #[test]
+    fn board_with_a_changed_schema_is_refused_with_the_name_of_what_differs() {
+        let changes = [
+            ("DROP INDEX runs_live", "runs_live"),
+            ("ALTER TABLE events ADD COLUMN extra TEXT", "events"),
+            ("DROP INDEX tasks_ready; CREATE INDEX tasks_ready ON tasks (id)", "tasks_ready"),
+            ("CREATE TRIGGER sly AFTER INSERT ON tasks BEGIN DELETE FROM events; END", "sly"),
+        ];
+        for (change, object) in changes {
+            let place = Place::new();
+            let board = place.board();
+            board.connection().execute_batch(change).unwrap();
+            board.close().unwrap();
+            check_refused(&place, &Found::Schema { object: object.to_owned() });
+        }
+    }
+
+    #[test]
+    fn tables_and_statistics_that_others_added_are_let_be() {
+        let place = Place::new();
+        let board = place.board();
+        board.connection().execute_batch("CREATE TABLE copier (x); ANALYZE").unwrap();
+        board.close().unwrap();
+        assert!(Board::open(&place.path(), &quick()).is_ok());
+    }
+
+    #[test]
+    fn empty_file_is_not_opened_as_a_board_but_becomes_one_when_asked() {
+        let place = Place::new();
+        fs::write(place.path(), "").unwrap();
+        let error = Board::open(&place.path(), &quick()).unwrap_err();
+        let StoreError::NotABoard { found: Found::Empty, .. } = error else { panic!("{error:?}") };
+        assert_eq!(fs::read(place.path()).unwrap(), b"");
+        assert!(Board::create(&place.path(), &quick()).is_ok());
+        assert!(Board::open(&place.path(), &quick()).is_ok());
+    }
+
+    #[test]
+    fn board_whose_maker_died_before_the_schema_is_made_anew() {
+        let place = Place::new();
+        let other = Connection::open(place.path()).unwrap();
+        other.pragma_update(None, "journal_mode", "wal").unwrap();
+        drop(other);
+        assert!(fs::metadata(place.path()).unwrap().len() > 0);
+        assert!(Board::create(&place.path(), &quick()).is_ok());
+    }
+
+    #[test]
+    fn board_cut_short_is_damaged() {
+        let place = Place::new();
+        place.board().close().unwrap();
+        let whole = fs::read(place.path()).unwrap();
+        fs::write(place.path(), &whole[..whole.len() / 2]).unwrap();
+        let error = Board::open(&place.path(), &quick()).unwrap_err();
+        let StoreError::Corrupt { path, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(*path, place.path());
+        assert!(std::error::Error::source(&error).is_some());
+        assert_eq!(fs::read(place.path()).unwrap(), whole[..whole.len() / 2]);
+    }
+
+    #[test]
+    fn application_id_is_its_name_in_ascii() {
+        assert_eq!(APPLICATION_ID, i64::from(u32::from_be_bytes(*b"hbrd")));
+    }
+
+    #[test]
+    fn tables_refuse_what_no_write_of_a_board_puts_there() {
+        let forbidden = [
+            "INSERT INTO tasks VALUES (1, 'x', 0, 'lost', 0, NULL, 1, 1)",
+            "INSERT INTO tasks VALUES (1, 'x', 0, 'ready', -1, NULL, 1, 1)",
+            "INSERT INTO tasks VALUES (1, 'x', 'high', 'ready', 0, NULL, 1, 1)",
+            "INSERT INTO runs VALUES (9, 1, 'ann', 0, 0, 1, 1, NULL, NULL)",
+            "INSERT INTO events VALUES (1, 9, NULL, 'k', 'p', 1)",
+            "INSERT INTO tasks VALUES (1, 'x', 0, 'ready', 0, NULL, 1, 1); \
+             INSERT INTO runs VALUES (1, 1, 'ann', 0, 0, 1, 1, NULL, 'completed')",
+            "INSERT INTO tasks VALUES (1, 'x', 0, 'ready', 0, NULL, 1, 1); \
+             INSERT INTO runs VALUES (1, 1, 'ann', 0, 0, 1, 1, NULL, NULL); \
+             INSERT INTO runs VALUES (1, 2, 'bob', 0, 0, 1, 1, NULL, NULL)",
+        ];
+        for sql in forbidden {
+            let board = Place::new().board();
+            let error = board.connection().execute_batch(sql).unwrap_err();
+            assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! What a failed call means to its caller.
+//!
+//! The variants are split by the caller's next move, and every one of them answers the question
+//! that matters after a failure: was anything written? See [`StoreError::outcome`].
+//!
+//! In: a [`rusqlite::Error`] and what was being done. Out: a [`StoreError`] that keeps it as its
+//! source. Not here: how an error looks on a terminal, which is `cli`'s work.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+
+use crate::board::OpKey;
+use crate::board::claim::FencingToken;
+use crate::board::task::{Status, TaskId};
+
+/// The result of a call of this crate.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A failed call.
+///
+/// Try again: [`Busy`](Self::Busy). Give the work up: [`StaleClaim`](Self::StaleClaim). Choose
+/// another task: [`NotClaimable`](Self::NotClaimable), [`NoSuchTask`](Self::NoSuchTask). Look
+/// before writing again: [`Indeterminate`](Self::Indeterminate). Open the board anew:
+/// [`Poisoned`](Self::Poisoned). All others need a person.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another writer held the lock for the whole wait. Nothing was written; a retry is safe.
+    #[error("the write lock was still held after {} ms", waited.as_millis())]
+    Busy {
+        /// Time spent waiting.
+        waited: Duration,
+    },
+
+    /// The claim that the write was made under is not the live one: it was taken back, or the
+    /// task is done. The holder must stop its work on the task.
+    #[error("claim {token} of task {task} is not live: the newest token is {newest}")]
+    StaleClaim {
+        /// The task.
+        task: TaskId,
+        /// The token that came with the write.
+        token: FencingToken,
+        /// The newest token of that task (0: it was never claimed). It may equal `token`, when
+        /// that claim has ended and no other was made since.
+        newest: FencingToken,
+    },
+
+    /// The board has no task of this number.
+    #[error("there is no task {task}")]
+    NoSuchTask {
+        /// The number asked for.
+        task: TaskId,
+    },
+
+    /// The task is not ready, so it cannot be claimed.
+    #[error("task {task} cannot be claimed: it is {status}")]
+    NotClaimable {
+        /// The task.
+        task: TaskId,
+        /// What it is instead of ready.
+        status: Status,
+    },
+
+    /// The disk, or the size the database may have, is full. Nothing was written.
+    #[error("no space left for the write")]
+    Full {
+        /// What SQLite reported.
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    /// The operating system failed a read or a write. Nothing was written.
+    #[error("input or output failed")]
+    Io {
+        /// What SQLite reported.
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    /// The file holds what no write of this crate could have put there. Nothing was written.
+    #[error("the database is damaged: {}", path.display())]
+    Corrupt {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite reported.
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    /// The commit failed in a way that leaves its fate open: the write is wholly there or wholly
+    /// absent. Open the board anew and look before writing it again.
+    #[error("the outcome of write {key} is unknown")]
+    Indeterminate {
+        /// The write concerned.
+        key: OpKey,
+        /// What SQLite reported while the commit was in flight.
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    /// An earlier write of this connection had an unknown outcome, so nothing that the connection
+    /// says can be trusted. This call did nothing. Open the board anew.
+    #[error("the connection is not to be used after a write of unknown outcome")]
+    Poisoned,
+
+    /// A setting did not take: read back, it was not what was asked for. The connection is closed.
+    #[error("{pragma} is {got}, not {wanted}")]
+    PragmaRefused {
+        /// The setting's name, as SQLite spells it.
+        pragma: &'static str,
+        /// What was asked for.
+        wanted: String,
+        /// What was read back.
+        got: String,
+    },
+
+    /// An option's value is not understood.
+    #[error("{name} is {value:?}: understood are {understood}")]
+    Option {
+        /// The option or environment variable.
+        name: &'static str,
+        /// Its value, with what is not UTF-8 replaced.
+        value: String,
+        /// What would have been understood.
+        understood: &'static str,
+    },
+
+    /// The database could not be opened for writing, or does not exist.
+    #[error("cannot open the database: {}", path.display())]
+    Open {
+        /// The file asked for.
+        path: PathBuf,
+        /// What SQLite reported.
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    /// The file is something else than a board of this crate, and was left as it is.
+    #[error("not a board ({found}): {}", path.display())]
+    NotABoard {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        found: Found,
+    },
+
+    /// Anything else that SQLite may report. Nothing was written.
+    #[error("SQLite failed to {during}")]
+    Sqlite {
+        /// What was being done.
+        during: &'static str,
+        /// What SQLite reported.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+/// What a file is that is not a board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Found {
+    /// An empty file, or a database without any content.
+    Empty,
+    /// Not a SQLite database, or one whose first page is damaged.
+    NotADatabase,
+    /// A database of another application.
+    Application {
+        /// The `application_id` in its header (0: none was set).
+        id: i64,
+    },
+    /// A board in a format that this version does not know.
+    Version {
+        /// The `user_version` in its header.
+        version: i64,
+    },
+    /// A database that calls itself a board, with a table, index or trigger that a board has not,
+    /// or without one that it has.
+    Schema {
+        /// The name of the table, index or trigger.
+        object: String,
+    },
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::NotADatabase => f.write_str("it is not a SQLite database"),
+            Self::Application { id } => {
+                write!(f, "it is a database of another application, id {id:#010x}")
+            }
+            Self::Version { version } => write!(f, "its format is {version}, not known here"),
+            Self::Schema { object } => write!(f, "its {object} is not that of a board"),
+        }
+    }
+}
+
+/// What a failed write did to the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Certainly nothing was written.
+    Refused,
+    /// The write is wholly there or wholly absent.
+    Unknown,
+}
+
+impl StoreError {
+    /// What the failed call did to the board.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Indeterminate { .. } => Outcome::Unknown,
+            Self::Busy { .. }
+            | Self::StaleClaim { .. }
+            | Self::NoSuchTask { .. }
+            | Self::NotClaimable { .. }
+            | Self::Full { .. }
+            | Self::Io { .. }
+            | Self::Corrupt { .. }
+            | Self::Poisoned
+            | Self::PragmaRefused { .. }
+            | Self::Option { .. }
+            | Self::Open { .. }
+            | Self::NotABoard { .. }
+            | Self::Sqlite { .. } => Outcome::Refused,
+        }
+    }
+
+    /// Sorts a failure that certainly wrote nothing by the caller's next move.
+    pub(crate) fn refused(
+        source: rusqlite::Error,
+        during: &'static str,
+        path: &Path,
+        waited: Duration,
+    ) -> Self {
+        match kind(&source) {
+            Kind::Busy => Self::Busy { waited },
+            Kind::Full => Self::Full { source },
+            Kind::Io => Self::Io { source },
+            Kind::Corrupt => Self::Corrupt { path: path.to_owned(), source },
+            Kind::Open => Self::Open { path: path.to_owned(), source },
+            Kind::Other => Self::Sqlite { during, source },
+        }
+    }
+}
+
+/// The kinds of [`rusqlite::Error`] that a caller can act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Busy,
+    Full,
+    Io,
+    Corrupt,
+    Open,
+    Other,
+}
+
+fn kind(error: &rusqlite::Error) -> Kind {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
+            ErrorCode::DatabaseBusy => Kind::Busy,
+            ErrorCode::DiskFull => Kind::Full,
+            // The file system or a checksum, not the device, says that the content is wrong.
+            ErrorCode::SystemIoFailure if is_damage(failure.extended_code) => Kind::Corrupt,
+            ErrorCode::SystemIoFailure => Kind::Io,
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Kind::Corrupt,
+            ErrorCode::CannotOpen | ErrorCode::ReadOnly => Kind::Open,
+            _ => Kind::Other,
+        },
+        // A column of a strict table holds what its type or its check forbids.
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::Utf8Error(..) => Kind::Corrupt,
+        _ => Kind::Other,
+    }
+}
+
+fn is_damage(extended_code: i32) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_DATA};
+    extended_code == SQLITE_IOERR_CORRUPTFS || extended_code == SQLITE_IOERR_DATA
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use rusqlite::ffi;
+
+    use super::*;
+
+    fn reported(code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("told by SQLite".to_owned()))
+    }
+
+    fn sorted(code: i32) -> StoreError {
+        let waited = Duration::from_millis(7);
+        StoreError::refused(reported(code), "dig", Path::new("a.db"), waited)
+    }
+
+    #[test]
+    fn failures_are_sorted_by_the_callers_next_move() {
+        assert!(matches!(sorted(ffi::SQLITE_BUSY), StoreError::Busy { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_BUSY_RECOVERY), StoreError::Busy { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_FULL), StoreError::Full { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_IOERR_FSYNC), StoreError::Io { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_IOERR_DATA), StoreError::Corrupt { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_IOERR_CORRUPTFS), StoreError::Corrupt { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_CORRUPT_INDEX), StoreError::Corrupt { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_NOTADB), StoreError::Corrupt { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_CANTOPEN), StoreError::Open { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_READONLY_DBMOVED), StoreError::Open { .. }));
+        assert!(matches!(sorted(ffi::SQLITE_PROTOCOL), StoreError::Sqlite { during: "dig", .. }));
+    }
+
+    #[test]
+    fn source_is_kept_and_not_folded_into_the_text() {
+        let codes = [
+            ffi::SQLITE_FULL,
+            ffi::SQLITE_IOERR,
+            ffi::SQLITE_CORRUPT,
+            ffi::SQLITE_CANTOPEN,
+            ffi::SQLITE_PROTOCOL,
+        ];
+        for error in codes.map(sorted) {
+            assert_eq!(error.source().unwrap().to_string(), "told by SQLite", "{error:?}");
+            assert!(!error.to_string().contains("told by SQLite"), "{error}");
+        }
+    }
+
+    #[test]
+    fn outcome_is_unknown_for_a_failed_commit_alone() {
+        let key = OpKey { session: 3, op: 4 };
+        let unknown = StoreError::Indeterminate { key, source: reported(ffi::SQLITE_IOERR) };
+        assert_eq!(unknown.outcome(), Outcome::Unknown);
+        assert_eq!(unknown.to_string(), "the outcome of write 3/4 is unknown");
+        assert_eq!(StoreError::Poisoned.outcome(), Outcome::Refused);
+        assert_eq!(sorted(ffi::SQLITE_FULL).outcome(), Outcome::Refused);
+        assert_eq!(sorted(ffi::SQLITE_IOERR).outcome(), Outcome::Refused);
+    }
+
+    #[test]
+    fn texts_say_what_it_is_about() {
+        let (task, token) = (TaskId::new(5), FencingToken::new(2));
+        let texts = [
+            (sorted(ffi::SQLITE_BUSY), "the write lock was still held after 7 ms"),
+            (
+                StoreError::StaleClaim { task, token, newest: FencingToken::new(3) },
+                "claim 2 of task 5 is not live: the newest token is 3",
+            ),
+            (StoreError::NoSuchTask { task }, "there is no task 5"),
+            (
+                StoreError::NotClaimable { task, status: Status::Done },
+                "task 5 cannot be claimed: it is done",
+            ),
+            (sorted(ffi::SQLITE_CORRUPT), "the database is damaged: a.db"),
+            (
+                StoreError::NotABoard {
+                    path: "a.db".into(),
+                    found: Found::Application { id: 0x0f05_5111 },
+                },
+                "not a board (it is a database of another application, id 0x0f055111): a.db",
+            ),
+            (sorted(ffi::SQLITE_PROTOCOL), "SQLite failed to dig"),
+        ];
+        for (error, text) in texts {
+            assert_eq!(error.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A task board on SQLite that many processes write, and that says for every write what a crash
+//! may do to it.
+//!
+//! # What is promised
+//!
+//! A [`Commit`] that a call of [`Board`] returned survives the process being killed at any later
+//! instruction, whatever [`Synchronous`] is. With [`Synchronous::Full`], the default, it also
+//! survives the machine losing power; with [`Synchronous::Normal`] what survives of the board is
+//! then a prefix of its commits.
+//!
+//! An error says which of two things it means. [`Outcome::Refused`]: nothing was written.
+//! [`Outcome::Unknown`]: the write is wholly there or wholly absent, never in part, and a later
+//! look at the board finds out which.
+//!
+//! A task has at most one live claim, and each claim has a [`FencingToken`] greater than all
+//! before it. A write under any token but that of the live claim changes nothing.
+//!
+//! # What is not promised
+//!
+//! Nothing above holds on a disk that reports a sync it did not make, nor for a file whose
+//! sidecars (`-wal`, `-shm`) somebody deletes, or which somebody opens and closes by hand in a
+//! process that has the board open: POSIX drops every lock of the process when any descriptor of
+//! the file is closed.
+//!
+//! # What is deliberately absent
+//!
+//! - No global state: two boards on two files never share anything.
+//! - No background thread: every byte is written inside a call that the caller made.
+//! - No retry that outlives its deadline, and no retry of a write whose outcome is unknown.
+//! - No file but the database is opened, so no lock of SQLite is ever dropped by this crate.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use hardboard::{Board, NewTask, Options, Session};
+//!
+//! # fn main() -> hardboard::Result<()> {
+//! # let dir = tempfile::tempdir().expect("a temporary directory");
+//! # let path = dir.path().join("board.db");
+//! let mut board = Board::create(&path, &Options::default())?;
+//! let mut me = Session::new(1);
+//!
+//! let (task, created) =
+//!     board.create_task(me.next_key(), &NewTask { title: "paint the fence", priority: 0 })?;
+//! assert_eq!(created.seq.get(), 1);
+//!
+//! let lease = Duration::from_secs(60);
+//! let claim = board.claim_next(me.next_key(), "tom", lease)?.expect("one task is ready");
+//! assert_eq!(claim.task, task);
+//! let done = board.complete(me.next_key(), task, claim.token, "white")?;
+//! assert_eq!(done.seq, board.commit_seq()?);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod error;
+pub mod options;
+pub mod sqlite;
+pub mod board;
+pub mod cli;
+
+pub use board::claim::{Claim, FencingToken};
+pub use board::dispatch::{TakenBack, TickReport};
+pub use board::event::{Event, EventId, NewEvent};
+pub use board::run::{Run, RunOutcome};
+pub use board::task::{NewTask, Status, Task, TaskFilter, TaskId};
+pub use board::{Board, Commit, CommitSeq, OpKey, Session};
+pub use error::{Found, Outcome, Result, StoreError};
+pub use options::{Options, Synchronous};
+pub use sqlite::pragma::Pragmas;
+pub use sqlite::transaction::Timing;

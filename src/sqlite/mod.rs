@@ -1,0 +1,9 @@
+//! A SQLite connection with one policy, for any schema.
+//!
+//! Nothing here knows what a task is. A database is opened in one way only ([`open`]), each of its
+//! settings is read back ([`pragma`]), and a write is one immediate transaction whose three parts
+//! are timed and whose every end is told apart ([`transaction`]).
+
+pub mod open;
+pub mod pragma;
+pub mod transaction;
