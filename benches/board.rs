@@ -323,75 +323,134 @@ fn base() -> PathBuf {
     }
 }
 
-/// Times `deed`, each on what `prepare` made of a database, which is replaced now and then.
-fn measure<C: Contestant, S: Copy>(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
-    prepare: impl Fn(&mut C) -> S,
-    deed: impl Fn(&mut C, S),
-) {
+/// What is measured.
+trait Deed {
+    const NAME: &str;
+
+    /// Makes an empty database ready for that many deeds.
+    fn prepare<C: Contestant>(contestant: &mut C, deeds: u64) -> (i64, i64);
+
+    /// One deed, on what `prepare` gave.
+    fn once<C: Contestant>(contestant: &mut C, claim: (i64, i64));
+}
+
+struct Create;
+
+impl Deed for Create {
+    const NAME: &str = "create";
+
+    fn prepare<C: Contestant>(_: &mut C, _: u64) -> (i64, i64) {
+        (0, 0)
+    }
+
+    fn once<C: Contestant>(contestant: &mut C, _: (i64, i64)) {
+        black_box(contestant.create());
+    }
+}
+
+/// Three transactions.
+struct Work;
+
+impl Deed for Work {
+    const NAME: &str = "claim heartbeat complete";
+
+    fn prepare<C: Contestant>(contestant: &mut C, deeds: u64) -> (i64, i64) {
+        for _ in 0..deeds {
+            contestant.create();
+        }
+        (0, 0)
+    }
+
+    fn once<C: Contestant>(contestant: &mut C, _: (i64, i64)) {
+        let (task, token) = contestant.claim();
+        contestant.heartbeat(task, token);
+        contestant.complete(task, token);
+    }
+}
+
+struct Append<const COUNT: u32>;
+
+impl<const COUNT: u32> Deed for Append<COUNT> {
+    const NAME: &str = if COUNT == 1 { "append 1 event" } else { "append 10 events" };
+
+    fn prepare<C: Contestant>(contestant: &mut C, _: u64) -> (i64, i64) {
+        contestant.create();
+        contestant.claim()
+    }
+
+    fn once<C: Contestant>(contestant: &mut C, (task, token): (i64, i64)) {
+        contestant.append(task, token, COUNT);
+    }
+}
+
+fn compare<D: Deed>(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group(D::NAME);
+    measure::<Bare, D>(&mut group, "bare");
+    measure::<Hardboard, D>(&mut group, "hardboard");
+    drop(group);
+    pair::<D>();
+}
+
+/// Times the deed on a database that is replaced now and then.
+fn measure<C: Contestant, D: Deed>(group: &mut BenchmarkGroup<'_, WallTime>, name: &str) {
     let mut place = Place::new();
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|iterations| {
             let mut left = iterations;
             let mut spent = Duration::ZERO;
             while left > 0 {
-                let round = left.min(DEEDS);
+                let deeds = left.min(DEEDS);
                 let mut contestant: C = place.fresh();
-                let prepared = prepare(&mut contestant);
-                let started = Instant::now();
-                for _ in 0..round {
-                    deed(&mut contestant, prepared);
-                }
-                spent += started.elapsed();
-                left -= round;
+                let claim = D::prepare(&mut contestant, deeds);
+                spent += time::<C, D>(&mut contestant, claim, deeds);
+                left -= deeds;
             }
             spent
         });
     });
 }
 
-fn create(criterion: &mut Criterion) {
-    fn deed<C: Contestant>(contestant: &mut C, (): ()) {
-        black_box(contestant.create());
-    }
-    let mut group = criterion.benchmark_group("create");
-    measure::<Bare, _>(&mut group, "bare", |_| (), deed);
-    measure::<Hardboard, _>(&mut group, "hardboard", |_| (), deed);
-}
-
-/// Claim, heartbeat, completion: three transactions.
-fn work(criterion: &mut Criterion) {
-    fn prepare<C: Contestant>(contestant: &mut C) {
-        for _ in 0..DEEDS {
-            contestant.create();
+/// Says what the one costs as a multiple of the other, from short turns that they take one after
+/// the other: on a machine that has other work to do, two long measurements differ by more than
+/// what is to be measured.
+#[expect(clippy::print_stderr, reason = "criterion has no place for a ratio")]
+fn pair<D: Deed>() {
+    const ROUNDS: usize = 60;
+    const TURNS: u64 = 16;
+    const DEEDS_A_TURN: u64 = 15;
+    let (mut bare_place, mut hard_place) = (Place::new(), Place::new());
+    let mut ratios = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let (mut bare, mut hard): (Bare, Hardboard) = (bare_place.fresh(), hard_place.fresh());
+        let bare_claim = D::prepare(&mut bare, TURNS * DEEDS_A_TURN);
+        let hard_claim = D::prepare(&mut hard, TURNS * DEEDS_A_TURN);
+        let (mut bare_spent, mut hard_spent) = (Duration::ZERO, Duration::ZERO);
+        for turn in 0..TURNS {
+            if turn % 2 == 0 {
+                bare_spent += time::<_, D>(&mut bare, bare_claim, DEEDS_A_TURN);
+            }
+            hard_spent += time::<_, D>(&mut hard, hard_claim, DEEDS_A_TURN);
+            if turn % 2 == 1 {
+                bare_spent += time::<_, D>(&mut bare, bare_claim, DEEDS_A_TURN);
+            }
         }
+        ratios.push(hard_spent.as_secs_f64() / bare_spent.as_secs_f64());
     }
-    fn deed<C: Contestant>(contestant: &mut C, (): ()) {
-        let (task, token) = contestant.claim();
-        contestant.heartbeat(task, token);
-        contestant.complete(task, token);
-    }
-    let mut group = criterion.benchmark_group("claim heartbeat complete");
-    measure::<Bare, _>(&mut group, "bare", prepare, deed);
-    measure::<Hardboard, _>(&mut group, "hardboard", prepare, deed);
+    ratios.sort_by(f64::total_cmp);
+    let [low, middle, high] = [ROUNDS / 4, ROUNDS / 2, ROUNDS * 3 / 4].map(|rank| ratios[rank]);
+    eprintln!(
+        "{}: hardboard takes {middle:.3} times what bare takes (median of {ROUNDS} rounds, half \
+         of them between {low:.3} and {high:.3})\n",
+        D::NAME
+    );
 }
 
-fn append(criterion: &mut Criterion) {
-    fn prepare<C: Contestant>(contestant: &mut C) -> (i64, i64) {
-        contestant.create();
-        contestant.claim()
+fn time<C: Contestant, D: Deed>(contestant: &mut C, claim: (i64, i64), deeds: u64) -> Duration {
+    let started = Instant::now();
+    for _ in 0..deeds {
+        D::once(contestant, claim);
     }
-    fn deed<C: Contestant, const COUNT: u32>(contestant: &mut C, (task, token): (i64, i64)) {
-        contestant.append(task, token, COUNT);
-    }
-    let mut group = criterion.benchmark_group("append 1 event");
-    measure(&mut group, "bare", prepare, deed::<Bare, 1>);
-    measure(&mut group, "hardboard", prepare, deed::<Hardboard, 1>);
-    drop(group);
-    let mut group = criterion.benchmark_group("append 10 events");
-    measure(&mut group, "bare", prepare, deed::<Bare, 10>);
-    measure(&mut group, "hardboard", prepare, deed::<Hardboard, 10>);
+    started.elapsed()
 }
 
 /// All deeds once; gives every row but for the times, and the settings.
@@ -425,5 +484,12 @@ fn say_where(_: &mut Criterion) {
     eprintln!("databases in {}, synchronous = normal", base().display());
 }
 
-criterion_group!(benches, say_where, create, work, append);
+criterion_group!(
+    benches,
+    say_where,
+    compare::<Create>,
+    compare::<Work>,
+    compare::<Append<1>>,
+    compare::<Append<10>>,
+);
 criterion_main!(benches);

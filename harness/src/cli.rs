@@ -160,8 +160,8 @@ mod tests {
 
     #[test]
     fn budgets_are_read_with_their_unit() {
-        assert_eq!(parse_budget("60s"), Ok(Duration::from_secs(60)));
-        assert_eq!(parse_budget("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_budget("60s"), Ok(Duration::from_mins(1)));
+        assert_eq!(parse_budget("10m"), Ok(Duration::from_mins(10)));
         assert!(parse_budget("0s").is_err());
         assert!(parse_budget("ten").is_err());
     }

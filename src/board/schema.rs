@@ -175,14 +175,16 @@ pub(crate) fn not_a_board(path: &Path, found: Found) -> StoreError {
     StoreError::NotABoard { path: path.to_owned(), found }
 }
 
-/// `application_id`, `user_version`, and how many tables, indexes and the like there are.
+/// `application_id`, `user_version`, and how many tables, indexes and the like there are, all of
+/// one moment. They are asked for in ways that no table or view of the database can answer instead.
 fn header(conn: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
-    conn.query_row(
-        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema) \
-         FROM pragma_application_id, pragma_user_version",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )
+    let _snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
+    let count = "SELECT count(*) FROM sqlite_schema";
+    Ok((
+        conn.pragma_query_value(None, "application_id", |row| row.get(0))?,
+        conn.pragma_query_value(None, "user_version", |row| row.get(0))?,
+        conn.query_row(count, [], |row| row.get(0))?,
+    ))
 }
 
 /// Whether the database has a write-ahead log with something in it. It is looked at, not opened.
@@ -261,6 +263,15 @@ mod tests {
     fn database_without_an_application_id_is_not_taken_for_an_empty_one() {
         let place = Place::new();
         Connection::open(place.path()).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        check_refused(&place, &Found::Application { id: 0 });
+    }
+
+    #[test]
+    fn database_that_poses_as_a_board_by_its_views_is_refused() {
+        let place = Place::new();
+        let pose = "CREATE VIEW pragma_application_id AS SELECT 1751282276 AS application_id; \
+                    CREATE VIEW pragma_user_version AS SELECT 1 AS user_version";
+        Connection::open(place.path()).unwrap().execute_batch(pose).unwrap();
         check_refused(&place, &Found::Application { id: 0 });
     }
 

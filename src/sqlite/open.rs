@@ -39,7 +39,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options, create: bool) -> Result<C
     Ok(conn)
 }
 
-/// Opens the database at `path` without writing to it. Only the busy timeout is set.
+/// Opens the database at `path` without writing to it, with the settings of [`pragma::guard`].
 ///
 /// # Errors
 ///
@@ -60,7 +60,7 @@ pub(crate) fn connect(path: &Path, options: &Options, create: bool) -> Result<Co
     }
     .map_err(failed)?;
     conn.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
-    pragma::set_busy_timeout(&conn, options)?;
+    pragma::guard(&conn, path, options)?;
     refuse_read_only(&conn, path)?;
     Ok(conn)
 }

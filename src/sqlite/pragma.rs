@@ -138,22 +138,27 @@ pub fn apply(conn: &Connection, path: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Sets the busy timeout alone, for what must be read before anything may be written.
-pub(crate) fn set_busy_timeout(conn: &Connection, options: &Options) -> Result<()> {
-    conn.pragma_update(None, "busy_timeout", busy_timeout_ms(options.busy_timeout))
-        .map_err(|source| failed(conn, "change a setting", source))
+/// Sets what writes nothing to the database, so that it can be looked at safely and with patience
+/// before it is known whose it is.
+pub(crate) fn guard(conn: &Connection, path: &Path, options: &Options) -> Result<()> {
+    set_guards(conn, &Pragmas::wanted(options))
+        .map_err(|source| StoreError::refused(source, "change a setting", path, Duration::ZERO))
 }
 
 fn set(conn: &Connection, wanted: &Pragmas) -> rusqlite::Result<()> {
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, wanted.defensive)?;
-    conn.pragma_update(None, "busy_timeout", wanted.busy_timeout_ms)?;
-    conn.pragma_update(None, "trusted_schema", wanted.trusted_schema)?;
-    conn.pragma_update(None, "cell_size_check", wanted.cell_size_check)?;
-    conn.pragma_update(None, "mmap_size", wanted.mmap_size)?;
+    set_guards(conn, wanted)?;
     conn.pragma_update(None, "foreign_keys", wanted.foreign_keys)?;
     set_journal_mode(conn, wanted)?;
     conn.pragma_update(None, "synchronous", wanted.synchronous.as_str())?;
     conn.pragma_update(None, "wal_autocheckpoint", wanted.wal_autocheckpoint_pages)
+}
+
+fn set_guards(conn: &Connection, wanted: &Pragmas) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, wanted.defensive)?;
+    conn.pragma_update(None, "busy_timeout", wanted.busy_timeout_ms)?;
+    conn.pragma_update(None, "trusted_schema", wanted.trusted_schema)?;
+    conn.pragma_update(None, "cell_size_check", wanted.cell_size_check)?;
+    conn.pragma_update(None, "mmap_size", wanted.mmap_size)
 }
 
 /// The change to WAL mode needs the database for itself, and SQLite gives it up without any wait if
@@ -232,6 +237,39 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch("BEGIN").unwrap();
         assert!(apply(&conn, Path::new(":memory:"), &Options::default()).is_err());
+    }
+
+    /// Two connections to a database in another journal mode; the second has the write lock.
+    fn locked(path: &Path) -> (Connection, Connection) {
+        let (conn, other) = (Connection::open(path).unwrap(), Connection::open(path).unwrap());
+        other.execute_batch("CREATE TABLE t (x); BEGIN IMMEDIATE").unwrap();
+        (conn, other)
+    }
+
+    #[test]
+    fn journal_mode_is_waited_for_while_another_connection_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("any.db");
+        let (conn, other) = locked(&path);
+        let started = Instant::now();
+        let applied = thread::spawn(move || apply(&conn, &path, &Options::default()));
+        while started.elapsed() < Duration::from_millis(30) {
+            thread::yield_now();
+        }
+        other.execute_batch("ROLLBACK").unwrap();
+        applied.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn journal_mode_is_waited_for_no_longer_than_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("any.db");
+        let (conn, _other) = locked(&path);
+        let busy_timeout = Duration::from_millis(40);
+        let options = Options { busy_timeout, ..Options::default() };
+        let error = apply(&conn, &path, &options).unwrap_err();
+        let StoreError::Busy { waited } = error else { panic!("{error:?}") };
+        assert!(waited >= busy_timeout, "{waited:?}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub(crate) fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<Executed
     });
     std::thread::scope(|scope| {
         for index in 0..execution.jobs {
-            let worker = Worker { plan, execution, history: &history, shared: &shared };
+            let worker = Worker { plan, execution, history: &history, shared: &shared, began };
             let dir = execution.dir.join(format!("lane-{index}"));
             scope.spawn(move || {
                 if let Err(error) = worker.work(&dir) {
@@ -146,6 +146,7 @@ struct Worker<'a> {
     execution: &'a Execution<'a>,
     history: &'a Writer,
     shared: &'a Mutex<Shared>,
+    began: Instant,
 }
 
 impl Worker<'_> {
@@ -172,13 +173,20 @@ impl Worker<'_> {
             return None;
         }
         let generation = shared.generations.next()?;
-        let late = self.execution.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let round_begins = generation.setting == 0;
-        if late && round_begins && generation.index > 0 {
+        let round_begins = generation.setting == 0 && generation.index > 0;
+        if round_begins && self.no_time_for_a_round(generation) {
             shared.stop = true;
             return None;
         }
         Some(generation)
+    }
+
+    /// Whether a round like those before would end after the deadline.
+    fn no_time_for_a_round(&self, next: Generation) -> bool {
+        let Some(deadline) = self.execution.deadline else { return false };
+        let settings = u32::try_from(self.plan.scenario.setting.len()).unwrap_or(1);
+        let rounds = (next.index / settings.max(1)).max(1);
+        Instant::now() + self.began.elapsed() / rounds > deadline
     }
 
     fn generation(&self, lane: &mut Lane, generation: Generation) -> Result<(), RunError> {

@@ -37,15 +37,15 @@ pub(crate) fn judge(arguments: &cli::Judge) -> Result<Exit, CommandError> {
 
 /// What a history shows.
 #[derive(Debug)]
-pub struct Judged {
+pub(super) struct Judged {
     /// What was planned, as the history's header has it.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     /// All that was found.
-    pub findings: Vec<Finding>,
+    pub(crate) findings: Vec<Finding>,
     /// The merge of the findings.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// What was judged.
-    pub tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 /// A cycle whose lines are still being read, with its database's judge.
@@ -57,7 +57,7 @@ struct Database {
 }
 
 /// Judges the history at `path`.
-pub fn judge_file(path: &Path) -> Result<Judged, CommandError> {
+pub(super) fn judge_file(path: &Path) -> Result<Judged, CommandError> {
     let mut reader = Reader::open(path)?;
     let Some(Line::Header(header)) = reader.next_line()? else {
         return Err(CommandError::Usage(format!(
@@ -115,7 +115,7 @@ fn generation_of(line: &Line) -> Option<u32> {
     match line {
         Line::Planned(plan) => Some(plan.generation),
         Line::Timed(timing) => Some(timing.generation),
-        Line::Life(life) => Some(life.generation),
+        Line::Life(process) => Some(process.generation),
         Line::Killed(receipt) => Some(receipt.generation),
         Line::Observed(seen) => Some(seen.generation),
         Line::Header(_) | Line::End(_) => None,

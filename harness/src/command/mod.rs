@@ -20,13 +20,11 @@ use std::io::Write as _;
 /// `killpoint list`.
 pub(crate) fn list() -> Result<Exit, CommandError> {
     let all = builtin::CANARIES.iter().chain(builtin::REPORTS).chain([&builtin::TUNE]);
-    let mut text = String::new();
     for builtin in all {
         let scenario = builtin.load()?;
         let expect = scenario.expect.describe();
-        text.push_str(&format!("{:<34} expects {expect:<40} {}\n", builtin.name, scenario.claim));
+        print(&format!("{:<34} expects {expect:<36} {}\n", builtin.name, scenario.claim))?;
     }
-    print(&text)?;
     Ok(Exit::AsExpected)
 }
 

@@ -31,24 +31,21 @@ impl Place {
         let work = tempfile::Builder::new()
             .prefix("killpoint-")
             .tempdir_in(&dir)
-            .map_err(|error| no_path(error))
+            .map_err(|error| no_path(&error))
             .map_err(fail("--dir", &dir))?;
-        let (out, scratch) = match &common.out {
-            Some(out) => {
-                std::fs::create_dir_all(out).map_err(fail("--out", out))?;
-                // Found out now rather than after the run.
-                tempfile::tempfile_in(out)
-                    .map_err(|error| no_path(error))
-                    .map_err(fail("--out", out))?;
-                (out.clone(), None)
-            }
-            None => {
-                let scratch = tempfile::Builder::new()
-                    .prefix("killpoint-out-")
-                    .tempdir()
-                    .map_err(fail("temporary directory", &std::env::temp_dir()))?;
-                (scratch.path().to_owned(), Some(scratch))
-            }
+        let (out, scratch) = if let Some(out) = &common.out {
+            std::fs::create_dir_all(out).map_err(fail("--out", out))?;
+            // Found out now rather than after the run.
+            tempfile::tempfile_in(out)
+                .map_err(|error| no_path(&error))
+                .map_err(fail("--out", out))?;
+            (out.clone(), None)
+        } else {
+            let scratch = tempfile::Builder::new()
+                .prefix("killpoint-out-")
+                .tempdir()
+                .map_err(fail("temporary directory", &std::env::temp_dir()))?;
+            (scratch.path().to_owned(), Some(scratch))
         };
         Ok(Self { work, out, named: common.out.is_some(), scratch })
     }
@@ -99,6 +96,6 @@ fn bytes_needed(scenario: &Scenario) -> u64 {
 }
 
 /// The library adds the path to its errors; ours have it already.
-fn no_path(error: std::io::Error) -> std::io::Error {
+fn no_path(error: &std::io::Error) -> std::io::Error {
     std::io::Error::from(error.kind())
 }

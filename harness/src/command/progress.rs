@@ -27,12 +27,7 @@ impl Progress {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());
-        Self {
-            bar,
-            kills: AtomicU64::new(0),
-            acked: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-        }
+        Self { bar, kills: AtomicU64::new(0), acked: AtomicU64::new(0), lost: AtomicU64::new(0) }
     }
 }
 

@@ -37,12 +37,8 @@ pub(crate) fn run(run: &Run) -> Result<Exit, CommandError> {
     let interrupted = interruptible()?;
     let command = command_line(run, seed);
     say(&format!("seed {seed:#x} · repeat: {command}"));
-    let mut suite = Suite {
-        reports: Vec::new(),
-        versions: BTreeSet::new(),
-        exits: Vec::new(),
-        error: None,
-    };
+    let mut suite =
+        Suite { reports: Vec::new(), versions: BTreeSet::new(), exits: Vec::new(), error: None };
     let began = Instant::now();
     for round in 0.. {
         for (name, scenario) in &scenarios {
@@ -244,15 +240,15 @@ pub(super) fn versions(numbers: &BTreeSet<u32>) -> String {
 fn keep_history(out: &Path, name: &str, index: usize) -> Result<(), CommandError> {
     let from = out.join("history.jsonl");
     let to = out.join(format!("history-{}-{index}.jsonl", name.replace('/', "-")));
-    std::fs::copy(&from, &to)
-        .map(drop)
-        .map_err(|source| CommandError::Output { path: to, source })
+    std::fs::copy(&from, &to).map(drop).map_err(|source| CommandError::Output { path: to, source })
 }
 
 fn tell(report: &ScenarioReport, format: Format) -> Result<(), CommandError> {
     say(&text::scenario(report));
     if !report.as_expected {
-        text::findings(report).iter().for_each(|line| say(line));
+        for line in text::findings(report) {
+            say(&line);
+        }
     }
     if format == Format::Jsonl {
         let line = serde_json::to_string(report)

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// Operations that one process can record in one cycle.
 const OPS_MAX: usize = 65_536;
 /// When no budget is given.
-const BUDGET: Duration = Duration::from_secs(60);
+const BUDGET: Duration = Duration::from_mins(1);
 
 /// Carries out the command.
 pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
@@ -73,7 +73,9 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
     show(&configs, tune.common.format)?;
     say(&text::scenario(&scenario_report));
     if exit != Exit::AsExpected {
-        text::findings(&scenario_report).iter().for_each(|line| say(line));
+        for line in text::findings(&scenario_report) {
+            say(&line);
+        }
     }
     let versions_seen = executed.tally.sqlite_versions.keys().copied().collect();
     let report = Report {

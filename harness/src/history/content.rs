@@ -237,8 +237,10 @@ mod tests {
         let rows: Vec<Digest> = (0..5).map(|seq| event_digest(1, 2, "k", "p", seq)).collect();
         let mut forth = Total::default();
         let mut back = Total::default();
-        rows.iter().for_each(|row| forth.add(*row));
-        rows.iter().rev().for_each(|row| back.add(*row));
+        for (first, last) in rows.iter().zip(rows.iter().rev()) {
+            forth.add(*first);
+            back.add(*last);
+        }
         assert_eq!(forth, back);
         forth.remove(rows[2]);
         assert_ne!(forth, back);

@@ -18,9 +18,9 @@ pub(super) fn judge(cycle: &Cycle<'_>) -> Vec<Finding> {
             findings.push(cycle.finding(FindingKind::LedgerCutShort, &text));
             continue;
         };
-        findings.extend(settings(life, seen).map(|text| {
-            cycle.finding(FindingKind::SettingNotEffective, &text)
-        }));
+        findings.extend(
+            settings(life, seen).map(|text| cycle.finding(FindingKind::SettingNotEffective, &text)),
+        );
         let killed = cycle.receipts.iter().any(|receipt| receipt.slot == slot);
         findings.extend(end(cycle, seen, killed));
     }

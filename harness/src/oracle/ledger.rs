@@ -132,11 +132,11 @@ impl Sessions {
                 if op.state == State::Acked && !there.contains(&(session, number)) {
                     lost += 1;
                     told.add(FindingKind::LostAckedWrite, || {
-                        let last = seen.commits.last().map_or(seen.since, |commit| commit.seq);
+                        let end = seen.commits.last().map_or(seen.since, |commit| commit.seq);
                         let (kind, task, seq) = (op.kind.as_str(), op.task, op.seq);
                         format!(
                             "session {session}, operation {number} ({kind} on task {task}) was \
-                             acknowledged as commit {seq} and is not there; commits end at {last}"
+                             acknowledged as commit {seq} and is not there; commits end at {end}"
                         )
                     });
                 }

@@ -18,6 +18,8 @@ mod ledger;
 mod model;
 mod recovery;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 pub use tally::{MomentTally, Tally};
 
@@ -133,6 +135,7 @@ impl Judge {
 }
 
 /// What a whole run lacks before its silence could count as a pass.
+#[must_use]
 pub fn judge_whole(plan: &crate::plan::Plan, tally: &Tally, interrupted: bool) -> Vec<Finding> {
     let mut findings = delivery::judge_whole(plan, tally);
     if interrupted {

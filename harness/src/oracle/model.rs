@@ -14,6 +14,7 @@ use crate::history::content::{
 use crate::verdict::{Finding, FindingKind};
 use killpoint_worker::content;
 use killpoint_worker::ledger::Kind;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The board after the commits replayed so far.
@@ -283,12 +284,17 @@ fn compare_events(
     let CommitRow { seq, session, op, .. } = commit;
     let whose = format!("commit {seq} (session {session}, operation {op})");
     let (rows, sent) = (found.rows, expected.rows);
-    Some(if rows < sent {
-        (FindingKind::TornTransaction, format!("{whose}: {rows} of its {sent} events are there"))
-    } else if rows > sent {
-        (FindingKind::AlienWrite, format!("{whose}: {rows} events are there, {sent} were sent"))
-    } else {
-        (FindingKind::AlienWrite, format!("{whose}: its events are not those that were sent"))
+    Some(match rows.cmp(&sent) {
+        Ordering::Less => (
+            FindingKind::TornTransaction,
+            format!("{whose}: {rows} of its {sent} events are there"),
+        ),
+        Ordering::Greater => {
+            (FindingKind::AlienWrite, format!("{whose}: {rows} events are there, {sent} were sent"))
+        }
+        Ordering::Equal => {
+            (FindingKind::AlienWrite, format!("{whose}: its events are not those that were sent"))
+        }
     })
 }
 
@@ -305,7 +311,10 @@ fn groups_without_commit(
     strays
         .into_iter()
         .map(|(seq, rows)| {
-            (FindingKind::TornTransaction, format!("{rows} events of commit {seq}, which is absent"))
+            (
+                FindingKind::TornTransaction,
+                format!("{rows} events of commit {seq}, which is absent"),
+            )
         })
         .collect()
 }

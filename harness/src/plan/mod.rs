@@ -130,9 +130,8 @@ impl Plan {
         let place = (generation.index, cycle);
         let setting = self.scenario.setting[generation.setting];
         let lives = self.lives(place, setting);
-        let run_ms = self.scenario.cycles.run_ms;
-        let run_us =
-            self.stream("run", place).within([run_ms[0] * 1_000, run_ms[1] * 1_000]).into();
+        let [least, most] = self.scenario.cycles.run_ms;
+        let run_us = self.stream("run", place).within([least * 1_000, most * 1_000]).into();
         let every = self.scenario.cycles.graceful_every;
         let graceful = every > 0 && (cycle + 1).is_multiple_of(every);
         CyclePlan {
@@ -164,9 +163,8 @@ impl Plan {
             (Role::Reader, w.reader),
             (Role::Checkpointer, u32::from(setting.checkpoint_owner)),
         ];
-        let roles = counts
-            .into_iter()
-            .flat_map(|(role, count)| std::iter::repeat_n(role, count as usize));
+        let roles =
+            counts.into_iter().flat_map(|(role, count)| std::iter::repeat_n(role, count as usize));
         roles
             .enumerate()
             .map(|(slot, role)| {
@@ -254,10 +252,7 @@ mod tests {
         let generations: Vec<Generation> = plan(1, "").generations().collect();
         let seen: Vec<(u32, usize, u32)> =
             generations.iter().map(|g| (g.index, g.setting, g.cycles)).collect();
-        assert_eq!(
-            seen,
-            [(0, 0, 10), (1, 1, 10), (2, 0, 10), (3, 1, 10), (4, 0, 5), (5, 1, 5)]
-        );
+        assert_eq!(seen, [(0, 0, 10), (1, 1, 10), (2, 0, 10), (3, 1, 10), (4, 0, 5), (5, 1, 5)]);
     }
 
     #[test]

@@ -14,8 +14,7 @@ pub fn upper_95(hits: u64, trials: u64) -> f64 {
         // The Beta distribution's quantile has this closed form for no hits.
         return 1.0 - 0.05_f64.powf(1.0 / trials as f64);
     }
-    Beta::new((hits + 1) as f64, (trials - hits) as f64)
-        .map_or(1.0, |beta| beta.inverse_cdf(0.95))
+    Beta::new((hits + 1) as f64, (trials - hits) as f64).map_or(1.0, |beta| beta.inverse_cdf(0.95))
 }
 
 /// A share as a person reads it: `≤ 3.0e-4`.

@@ -27,7 +27,8 @@ impl Default for Cost {
     fn default() -> Self {
         // From 100 ns to 5 minutes, three digits: what is longer is counted as the longest.
         let histogram = || {
-            Histogram::new_with_bounds(100, 300_000_000_000, 3).unwrap_or_else(|_| unreachable_bounds())
+            Histogram::new_with_bounds(100, 300_000_000_000, 3)
+                .unwrap_or_else(|_| unreachable_bounds())
         };
         Self {
             commit_ns: histogram(),

@@ -1,16 +1,12 @@
 //! `SUMMARY.md`: a report for a person who opens the folder a year later.
 
 use super::{Counts, Report, ScenarioReport, bound, table};
-use std::fmt::Write as _;
 
 /// The file's text, made from the report alone.
 #[must_use]
 pub fn render(report: &Report) -> String {
-    let mut text = String::from("# killpoint: summary\n\n");
-    let mut line = |args: std::fmt::Arguments<'_>| {
-        text.write_fmt(args).expect("a String takes every write");
-        text.push('\n');
-    };
+    let mut lines = vec!["# killpoint: summary\n".to_owned()];
+    let mut line = |args: std::fmt::Arguments<'_>| lines.push(args.to_string());
     let machine = &report.machine;
     line(format_args!("Made from `report.json` by the command that made that file:\n"));
     line(format_args!("```text\n{}\n```\n", report.command));
@@ -40,7 +36,7 @@ pub fn render(report: &Report) -> String {
     for text in &report.not_shown {
         line(format_args!("- {text}"));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 fn render_scenario(scenario: &ScenarioReport, line: &mut impl FnMut(std::fmt::Arguments<'_>)) {

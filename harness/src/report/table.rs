@@ -1,7 +1,7 @@
 //! The table of `tune`, and what it shows in words.
 
-use super::cost::Config;
 use super::bound;
+use super::cost::Config;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 const HEADER: [&str; 15] = [

@@ -123,11 +123,14 @@ impl<'a> Killer<'a> {
     fn owner(&self, task: i64, token: i64) -> Option<usize> {
         (0..self.children.len()).filter(|slot| self.alive[*slot]).find(|slot| {
             let used = self.ledger.slot(*slot).used().min(self.ledger.capacity());
-            self.ledger.entries(*slot)[..used].iter().filter_map(|entry| entry.read()).any(|r| {
-                r.kind == Kind::Claim
-                    && r.state == State::Acked
-                    && (r.task, r.token) == (task, token)
-            })
+            self.ledger.entries(*slot)[..used]
+                .iter()
+                .filter_map(killpoint_worker::ledger::Entry::read)
+                .any(|r| {
+                    r.kind == Kind::Claim
+                        && r.state == State::Acked
+                        && (r.task, r.token) == (task, token)
+                })
         })
     }
 

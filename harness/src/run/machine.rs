@@ -57,9 +57,8 @@ pub fn free_bytes(dir: &Path) -> Option<u64> {
 #[must_use]
 pub fn peak_memory_mib() -> [u64; 2] {
     use nix::sys::resource::{UsageWho, getrusage};
-    [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN].map(|who| {
-        getrusage(who).map_or(0, |usage| usage.max_rss().unsigned_abs() / 1024)
-    })
+    [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN]
+        .map(|who| getrusage(who).map_or(0, |usage| usage.max_rss().unsigned_abs() / 1024))
 }
 
 fn field(file: &str, name: &str) -> Option<String> {

@@ -69,10 +69,9 @@ impl Lane {
             .map_err(|source| RunError::Place { path: dir.clone(), source })?;
         let file = dir.join("board.db");
         let probe = Probe::new(&file, &dir);
-        let cycle =
-            wire::Cycle { database: file.clone(), lives: vec![plan.founder(generation)] };
+        let cycle = wire::Cycle { database: file.clone(), lives: vec![plan.founder(generation)] };
         let children = self.zygote.fork(&cycle)?;
-        let hung = self.await_exits(&children, DRAIN_DEADLINE)?;
+        let hung = Self::await_exits(&children, DRAIN_DEADLINE)?;
         let exits = self.zygote.reap()?;
         let message = self.zygote.ledger().slot(0).message().unwrap_or_default();
         self.database = Some(Database { dir, file, probe });
@@ -118,7 +117,7 @@ impl Lane {
             Ending::Kill => DEATH_DEADLINE,
             Ending::Graceful => DRAIN_DEADLINE,
         };
-        let hung = self.await_exits(&children, deadline)?;
+        let hung = Self::await_exits(&children, deadline)?;
         let exits = self.zygote.reap()?;
         self.spent.0 = from.elapsed();
         let mut lines: Vec<Line> = vec![Line::Timed(timing)];
@@ -138,7 +137,7 @@ impl Lane {
             let seen = database.probe.observe(plan.generation, plan.cycle)?;
             lines.push(Line::Observed(Box::new(seen)));
         }
-        self.spent.1 = from.elapsed() - self.spent.0;
+        self.spent.1 = from.elapsed().saturating_sub(self.spent.0);
         Ok(lines)
     }
 
@@ -182,7 +181,7 @@ impl Lane {
     }
 
     /// Waits for every child to end; kills those that do not, and gives their slots.
-    fn await_exits(&self, children: &[Child], within: Duration) -> Result<Vec<usize>, RunError> {
+    fn await_exits(children: &[Child], within: Duration) -> Result<Vec<usize>, RunError> {
         let deadline = Instant::now() + within;
         let mut hung = Vec::new();
         for (slot, child) in children.iter().enumerate() {

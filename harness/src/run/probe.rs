@@ -43,11 +43,7 @@ impl Probe {
     }
 
     /// Recovers two copies and reads the first.
-    pub(super) fn observe(
-        &mut self,
-        generation: u32,
-        cycle: u32,
-    ) -> Result<Observation, RunError> {
+    pub(super) fn observe(&mut self, generation: u32, cycle: u32) -> Result<Observation, RunError> {
         let sizes = self.copy()?;
         let mut seen = Observation {
             generation,
@@ -255,8 +251,8 @@ fn read_commits(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Re
 }
 
 fn read_events(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Result<(), Stop> {
-    let mut query = conn
-        .prepare("SELECT task_id, coalesce(token, 0), kind, payload, commit_seq FROM events")?;
+    let mut query =
+        conn.prepare("SELECT task_id, coalesce(token, 0), kind, payload, commit_seq FROM events")?;
     let mut rows = query.query([])?;
     let mut groups: BTreeMap<i64, Total> = BTreeMap::new();
     while let Some(row) = rows.next()? {

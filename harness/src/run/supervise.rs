@@ -2,7 +2,7 @@
 //!
 //! Children are held by pidfd, so that a signal can reach no other process, whatever becomes of the
 //! number. The zygote dies with the lane's thread, its children die with the zygote (both by
-//! PR_SET_PDEATHSIG), and all are in a process group of their own, so that a Ctrl-C at the terminal
+//! `PR_SET_PDEATHSIG`), and all are in a process group of their own, so that a Ctrl-C at the terminal
 //! reaches the harness alone.
 
 use super::error::RunError;
@@ -48,11 +48,10 @@ impl Zygote {
     /// Starts one; what its children print on a panic goes to `stderr`.
     pub(super) fn start(ops_max: usize, stderr: &Path) -> Result<Self, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        let (ledger, memory) = Ledger::create(ops_max)
-            .map_err(|error| RunError::System {
-                what: "shared memory for the ledger",
-                source: std::io::Error::other(error),
-            })?;
+        let (ledger, memory) = Ledger::create(ops_max).map_err(|error| RunError::System {
+            what: "shared memory for the ledger",
+            source: std::io::Error::other(error),
+        })?;
         let (ours, theirs) = UnixStream::pair().map_err(system("a socket"))?;
         ours.set_read_timeout(Some(REPLY_DEADLINE)).map_err(system("a socket's timeout"))?;
         let log = File::create(stderr).map_err(|error| RunError::place(stderr, error))?;
@@ -134,9 +133,7 @@ impl Child {
     pub(super) fn kill(&self) -> Result<(), RunError> {
         match pidfd_send_signal(&self.pidfd, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => {
-                Err(RunError::System { what: "pidfd_send_signal", source: errno.into() })
-            }
+            Err(errno) => Err(RunError::System { what: "pidfd_send_signal", source: errno.into() }),
         }
     }
 

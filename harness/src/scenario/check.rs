@@ -79,12 +79,7 @@ fn check_settings(scenario: &Scenario) -> Result<(), Complaint> {
         });
     }
     for setting in &scenario.setting {
-        check_number(
-            &["setting", "wal-autocheckpoint"],
-            setting.wal_autocheckpoint,
-            0,
-            1_000_000,
-        )?;
+        check_number(&["setting", "wal-autocheckpoint"], setting.wal_autocheckpoint, 0, 1_000_000)?;
         if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner {
             return Err(Complaint {
                 path: &["setting"],

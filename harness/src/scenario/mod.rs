@@ -157,10 +157,7 @@ impl Setting {
     /// What each connection is asked for.
     #[must_use]
     pub fn connection(self) -> Settings {
-        Settings {
-            synchronous: self.synchronous,
-            wal_autocheckpoint: self.wal_autocheckpoint,
-        }
+        Settings { synchronous: self.synchronous, wal_autocheckpoint: self.wal_autocheckpoint }
     }
 
     /// A short name, `full+100`.

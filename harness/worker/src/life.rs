@@ -31,7 +31,7 @@ pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Li
 }
 
 fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target>, String> {
-    shim::observe(slot).map_err(|error| error.to_string())?;
+    shim::observe(slot);
     let target = target::open(path, life, life.role == Role::Founder)?;
     let effective = target::effective(target.connection()).map_err(|error| error.to_string())?;
     slot.set_effective(&effective);
@@ -42,15 +42,8 @@ fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target
 
 fn play(ledger: &'static Ledger, index: usize, target: Box<dyn Target>, life: &Life) -> i32 {
     let slot = ledger.slot(index);
-    let mut writer = Writer {
-        ledger,
-        index,
-        slot,
-        target,
-        life,
-        sent: 0,
-        choices: Choices(life.seed),
-    };
+    let mut writer =
+        Writer { ledger, index, slot, target, life, sent: 0, choices: Choices(life.seed) };
     let end = match life.role {
         Role::Founder => End::Drained,
         Role::Dispatcher => writer.dispatch(),
@@ -268,9 +261,7 @@ impl Writer<'_> {
         let OpKey { session, op } = self.next_key();
         let bytes = self.shape().payload_bytes;
         let events: Vec<(&'static str, String)> = (0..u64::from(many))
-            .map(|index| {
-                (content::event_kind(index), content::payload(session, op, index, bytes))
-            })
+            .map(|index| (content::event_kind(index), content::payload(session, op, index, bytes)))
             .collect();
         let told = self.send(&Op::Events { task, token, events: &events })?;
         Ok(!matches!(told, Told::Refused(Reason::Stale)))
@@ -287,7 +278,8 @@ impl Writer<'_> {
 
     fn burst(&mut self) -> Result<(), End> {
         let shape = self.shape();
-        let tasks = number(self.target.connection(), "SELECT coalesce(max(id), 0) + ?1 FROM tasks", 0)?;
+        let tasks =
+            number(self.target.connection(), "SELECT coalesce(max(id), 0) + ?1 FROM tasks", 0)?;
         if tasks == 0 {
             sleep(NOTHING_TO_DO);
             return Ok(());

@@ -52,11 +52,11 @@ struct Handle {
 #[error("SQLite refused the observing VFS with code {0}")]
 pub(crate) struct ShimError(c_int);
 
-/// Registers the VFS under [`NAME`], beside the default, and tells `slot` from now on.
+/// Registers the VFS under [`NAME`], beside the default.
 ///
-/// To be called once, in the writer itself, before its first connection.
-pub(crate) fn observe(slot: &'static Slot) -> Result<(), ShimError> {
-    SLOT.store(ptr::from_ref(slot).cast_mut(), Ordering::Release);
+/// To be called once, in the zygote: SQLite is then initialised for every writer, and no connection
+/// is opened by it.
+pub(crate) fn register() -> Result<(), ShimError> {
     // SAFETY: SQLite initialises itself in `sqlite3_vfs_find`; the default VFS lives for ever.
     let real = unsafe { ffi::sqlite3_vfs_find(ptr::null()) };
     if real.is_null() {
@@ -75,6 +75,11 @@ pub(crate) fn observe(slot: &'static Slot) -> Result<(), ShimError> {
         ffi::SQLITE_OK => Ok(()),
         code => Err(ShimError(code)),
     }
+}
+
+/// Tells `slot` from now on what this process does. To be called after the fork.
+pub(crate) fn observe(slot: &'static Slot) {
+    SLOT.store(ptr::from_ref(slot).cast_mut(), Ordering::Release);
 }
 
 fn slot() -> Option<&'static Slot> {
@@ -222,14 +227,14 @@ unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
     // SAFETY: as in `forward`.
     let (part, real, methods) = unsafe { behind(file) };
     // SAFETY: as in `forward`.
-    let code =
-        methods.xLock.map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, level) });
-    if code == ffi::SQLITE_OK && part == Part::Database && level >= ffi::SQLITE_LOCK_RESERVED {
-        if let Some(slot) = slot()
-            && matches!(slot.activity(), Activity::Idle | Activity::Reading)
-        {
-            slot.set_activity(Activity::Transaction);
-        }
+    let code = methods.xLock.map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, level) });
+    if code == ffi::SQLITE_OK
+        && part == Part::Database
+        && level >= ffi::SQLITE_LOCK_RESERVED
+        && let Some(slot) = slot()
+        && matches!(slot.activity(), Activity::Idle | Activity::Reading)
+    {
+        slot.set_activity(Activity::Transaction);
     }
     code
 }
@@ -259,14 +264,21 @@ unsafe extern "C" fn shm_lock(
     let (_, real, methods) = unsafe { behind(file) };
     let gains = flags & ffi::SQLITE_SHM_LOCK != 0;
     let single = count == 1;
-    if !gains && single && let Some(slot) = slot() {
+    if !gains
+        && single
+        && let Some(slot) = slot()
+    {
         released(slot, first);
     }
     // SAFETY: as in `forward`.
     let code = methods
         .xShmLock
         .map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, first, count, flags) });
-    if gains && single && code == ffi::SQLITE_OK && let Some(slot) = slot() {
+    if gains
+        && single
+        && code == ffi::SQLITE_OK
+        && let Some(slot) = slot()
+    {
         gained(slot, first, flags & ffi::SQLITE_SHM_EXCLUSIVE != 0);
     }
     code

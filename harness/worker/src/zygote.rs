@@ -12,6 +12,7 @@
 use crate::fork::{self, Side};
 use crate::ledger::{Activity, Ledger, SLOTS};
 use crate::life;
+use crate::shim;
 use crate::wire::{Cycle, Exit, Order, Reply};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -41,6 +42,9 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let Ok(ledger) = Ledger::map(std::io::stdin().as_fd(), entries) else {
         return ExitCode::from(MISUSED);
     };
+    if shim::register().is_err() {
+        return ExitCode::from(MISUSED);
+    }
     let Ok(socket) = std::io::stdout().as_fd().try_clone_to_owned() else {
         return ExitCode::from(MISUSED);
     };
