@@ -14,6 +14,7 @@ use crate::report::{
 };
 use crate::run::machine::{self, Machine};
 use crate::scenario::{self, Scenario, builtin};
+use crate::verdict::Verdict;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,7 +182,12 @@ impl Suite {
         drop(progress);
         self.versions.extend(executed.tally.sqlite_versions.keys());
         let report = scenario_report(plan, jobs, &executed);
-        let exit = Exit::of(report.as_expected, report.canary, report.verdict);
+        let cut = interrupted.load(Ordering::Relaxed) && report.verdict == Verdict::Inconclusive;
+        let exit = if cut {
+            Exit::Inconclusive
+        } else {
+            Exit::of(report.as_expected, report.canary, report.verdict)
+        };
         if let Some(error) = executed.error {
             self.exits.push(Exit::Failed);
             self.error = Some(one_line(&error));

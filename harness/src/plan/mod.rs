@@ -58,6 +58,8 @@ pub struct CyclePlan {
     pub kills_sent: bool,
     /// How the cycle ends.
     pub ending: Ending,
+    /// How long a process may take to end when it is asked to, ms.
+    pub deadline_ms: u32,
 }
 
 /// One kill that is planned.
@@ -141,6 +143,7 @@ impl Plan {
             kills: self.kills(place, &lives, run_us),
             kills_sent: !self.scenario.kill.not_sent,
             ending: if graceful { Ending::Graceful } else { Ending::Kill },
+            deadline_ms: self.scenario.cycles.deadline_ms,
             run_us,
             lives,
         }

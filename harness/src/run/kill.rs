@@ -13,7 +13,7 @@ use killpoint_worker::ledger::{Activity, Kind, Ledger, State};
 use std::time::{Duration, Instant};
 
 /// How long a kill waits for its moment, even when the cycle would be over.
-const MOMENT_DEADLINE: Duration = Duration::from_millis(3);
+const MOMENT_DEADLINE: Duration = Duration::from_millis(8);
 
 /// The kills of one cycle.
 pub(super) struct Killer<'a> {

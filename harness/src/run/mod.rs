@@ -28,8 +28,8 @@ use supervise::{Child, Zygote};
 
 /// How long all connections of a cycle may take to open.
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
-/// How long a process may take to finish its operation and close when it is asked to.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the process that makes a database may take.
+const FOUND_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a killed process may take to be gone.
 const DEATH_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -56,6 +56,7 @@ impl Lane {
     pub fn start(dir: &Path, ops_max: usize) -> Result<Self, RunError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| RunError::Place { path: dir.to_owned(), source })?;
+        wait::wake_promptly();
         let zygote = Zygote::start(ops_max, &dir.join("worker.stderr"))?;
         let spent = (Duration::ZERO, Duration::ZERO);
         Ok(Self { dir: dir.to_owned(), zygote, database: None, spent })
@@ -71,7 +72,7 @@ impl Lane {
         let probe = Probe::new(&file, &dir);
         let cycle = wire::Cycle { database: file.clone(), lives: vec![plan.founder(generation)] };
         let children = self.zygote.fork(&cycle)?;
-        let hung = Self::await_exits(&children, DRAIN_DEADLINE)?;
+        let hung = Self::await_exits(&children, FOUND_DEADLINE)?;
         let exits = self.zygote.reap()?;
         let message = self.zygote.ledger().slot(0).message().unwrap_or_default();
         self.database = Some(Database { dir, file, probe });
@@ -113,10 +114,7 @@ impl Lane {
         let order = wire::Cycle { database: file, lives: plan.lives.clone() };
         let children = self.zygote.fork(&order)?;
         let (receipts, timing) = self.play(plan, &children)?;
-        let deadline = match plan.ending {
-            Ending::Kill => DEATH_DEADLINE,
-            Ending::Graceful => DRAIN_DEADLINE,
-        };
+        let deadline = Duration::from_millis(plan.deadline_ms.into());
         let hung = Self::await_exits(&children, deadline)?;
         let exits = self.zygote.reap()?;
         self.spent.0 = from.elapsed();

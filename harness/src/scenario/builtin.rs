@@ -31,6 +31,7 @@ pub const CANARIES: &[Builtin] = builtin![
     "canary/orphan-event",
     "canary/no-journal",
     "canary/other-synchronous",
+    "canary/never-ends",
     "canary/kills-removed",
 ];
 

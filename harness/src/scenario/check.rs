@@ -97,6 +97,7 @@ fn check_cycles(scenario: &Scenario) -> Result<(), Complaint> {
     check_number(&["cycles", "count"], c.count, 1, 100_000_000)?;
     check_number(&["cycles", "per-database"], c.per_database, 1, 10_000)?;
     check_number(&["cycles", "graceful-every"], c.graceful_every, 0, 10_000)?;
+    check_number(&["cycles", "deadline-ms"], c.deadline_ms, 1, 3_600_000)?;
     check_range(&["cycles", "run-ms"], c.run_ms, 0, 600_000)?;
     let k = &scenario.kill;
     let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back];

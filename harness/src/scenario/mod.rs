@@ -180,13 +180,16 @@ pub struct Cycles {
     pub run_ms: [u32; 2],
     /// Each so many-th cycle ends gracefully (drain, checkpoint, close); 0: none does.
     pub graceful_every: u32,
+    /// How long a process may take to end when it is asked to, ms; then it is killed and counts as
+    /// hung.
+    pub deadline_ms: u32,
     /// Go on after a finding, on a new database, instead of stopping there.
     pub to_the_end: bool,
 }
 
 impl Default for Cycles {
     fn default() -> Self {
-        Self { count: 100, per_database: 10, run_ms: [3, 12], graceful_every: 4, to_the_end: false }
+        Self { count: 100, per_database: 10, run_ms: [3, 12], graceful_every: 4, deadline_ms: 20_000, to_the_end: false }
     }
 }
 

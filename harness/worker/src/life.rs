@@ -7,7 +7,7 @@ use crate::content;
 use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
 use crate::shim;
 use crate::target::{self, Done, Failure, Op, Target};
-use crate::wire::{EXIT_FULL, EXIT_OPEN, EXIT_STORE, Life, Role, Shape};
+use crate::wire::{self, EXIT_FULL, EXIT_OPEN, EXIT_STORE, Flaw, Life, Role, Shape};
 use hardboard::OpKey;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::path::Path;
@@ -160,6 +160,10 @@ impl Writer<'_> {
         OpKey { session: self.life.session, op: i64::from(self.sent) + 1 }
     }
 
+    fn draining(&self) -> bool {
+        self.slot.draining() && self.life.target != wire::Target::Flawed(Flaw::NeverEnds)
+    }
+
     fn shape(&self) -> Shape {
         self.life.shape
     }
@@ -172,13 +176,13 @@ impl Writer<'_> {
     }
 
     fn wait_for_drain(&self) {
-        while !self.slot.draining() {
+        while !self.draining() {
             sleep(NOTHING_TO_DO);
         }
     }
 
     fn dispatch(&mut self) -> End {
-        while !self.slot.draining() {
+        while !self.draining() {
             match self.dispatch_once() {
                 Ok(true) => self.pause(),
                 Ok(false) => sleep(NOTHING_TO_DO),
@@ -212,7 +216,7 @@ impl Writer<'_> {
 
     fn work(&mut self) -> End {
         let name = content::worker(self.life.session);
-        while !self.slot.draining() {
+        while !self.draining() {
             let lease_ms = self.shape().lease_ms;
             match self.send(&Op::ClaimNext { worker: &name, lease_ms }) {
                 Ok(Told::Done(claim)) => {
@@ -233,7 +237,7 @@ impl Writer<'_> {
         let overstays = self.choices.next() % 100 < u64::from(shape.overstays_per_100_claims);
         let beat = Op::Heartbeat { task, token, lease_ms: shape.lease_ms };
         for _ in 0..shape.heartbeats_per_claim {
-            if self.slot.draining() {
+            if self.draining() {
                 return Ok(());
             }
             self.pause();
@@ -268,7 +272,7 @@ impl Writer<'_> {
     }
 
     fn review(&mut self) -> End {
-        while !self.slot.draining() {
+        while !self.draining() {
             if let Err(end) = self.burst() {
                 return end;
             }
@@ -286,7 +290,7 @@ impl Writer<'_> {
         }
         let task = 1 + i64::try_from(self.choices.next() % tasks.unsigned_abs()).unwrap_or(0);
         let mut left = shape.events_per_burst;
-        while left > 0 && !self.slot.draining() {
+        while left > 0 && !self.draining() {
             let many = self.choices.within(shape.events_per_append).clamp(1, left);
             self.append(task, 0, many)?;
             left -= many;
@@ -296,7 +300,7 @@ impl Writer<'_> {
     }
 
     fn read(&mut self) -> End {
-        while !self.slot.draining() {
+        while !self.draining() {
             let conn = self.target.connection();
             let seen = conn
                 .execute_batch("BEGIN; SELECT count(*), max(commit_seq) FROM events;")
@@ -324,7 +328,7 @@ impl Writer<'_> {
             conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
                 .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         };
-        while !self.slot.draining() {
+        while !self.draining() {
             let conn = self.target.connection();
             let enough = i64::from(self.shape().checkpoint_pages);
             let answer = ask(conn, "NOOP").and_then(|(_, log, done)| {

@@ -123,6 +123,8 @@ pub enum Flaw {
     OrphanEvent,
     /// Opens its connection with another `synchronous` than it was asked for.
     OtherSynchronous,
+    /// Does not end when it is asked to.
+    NeverEnds,
     /// Has `journal_mode` off: a kill may tear a transaction over several pages.
     NoJournal,
 }
