@@ -68,7 +68,7 @@ pub(crate) struct Run {
     /// Cycles of each setting, in place of the scenario's own number.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub(crate) cycles: Option<u32>,
-    /// Databases under test at once; as many as there are cores if not given.
+    /// Databases under test at once; one and a half times as many as there are cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
     /// Write JUnit XML to this file.

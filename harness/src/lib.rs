@@ -14,7 +14,8 @@
 //!
 //! - No retry: a check that holds the second time has failed the first.
 //! - No driver that decides what is harmless: every observation reaches the oracle.
-//! - No pass by silence: no kills, no acknowledgements, settings that did not take are inconclusive.
+//! - No pass by silence: no kills, no acknowledgements, settings that did not take are
+//!   inconclusive.
 
 pub mod verdict;
 pub mod scenario;

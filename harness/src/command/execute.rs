@@ -1,8 +1,8 @@
 //! From a plan to what it showed: lanes that run, write the history, read it back and judge it.
 //!
-//! This is the one place where `run` and `oracle` meet, and only through lines that have been in the
-//! history's file. Each lane does one database at a time; lanes share the list of databases still to
-//! be done, the history's file, and nothing else.
+//! This is the one place where `run` and `oracle` meet, and only through lines that have been in
+//! the history's file. Each lane does one database at a time; lanes share the list of databases
+//! still to be done, the history's file, and nothing else.
 
 use crate::history::{self, Line, Writer};
 use crate::oracle::{self, CycleJudgement, Judge, Tally};

@@ -1,8 +1,8 @@
 //! `killpoint tune`: the settings of one scenario side by side.
 //!
-//! One lane, so that settings do not disturb each other; a new database for each cycle; settings take
-//! turns in rounds, so that a machine that gets slower or faster favours none. The first round is
-//! always whole, and a round that was begun is finished.
+//! One lane, so that settings do not disturb each other; a new database for each cycle; settings
+//! take turns in rounds, so that a machine that gets slower or faster favours none. The first round
+//! is always whole, and a round that was begun is finished.
 
 use super::execute::{Execution, Watch, execute};
 use super::place::Place;

@@ -51,7 +51,8 @@ fn settings(asked: &wire::Life, seen: &Life) -> Option<String> {
     }
     if wal_autocheckpoint != pages {
         return Some(format!(
-            "session {session} ran with wal_autocheckpoint = {wal_autocheckpoint}, asked for {pages}"
+            "session {session} ran with wal_autocheckpoint = {wal_autocheckpoint}, asked for \
+             {pages}"
         ));
     }
     (!wal).then(|| format!("session {session} did not run in WAL mode"))

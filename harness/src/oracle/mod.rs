@@ -1,15 +1,15 @@
 //! Judging a history: what was promised against what was seen.
 //!
-//! Each check stands in a module of its own and adds [`Finding`]s; the verdict is their merge, by the
-//! one rule of [`Verdict::merge`]. Nothing here runs a process or opens a database, so a stored
+//! Each check stands in a module of its own and adds [`Finding`]s; the verdict is their merge, by
+//! the one rule of [`Verdict::merge`]. Nothing here runs a process or opens a database, so a stored
 //! history gives the same verdict in any year, or a sharper one when the oracle has improved.
 //!
-//! | module     | promise                                                                         |
-//! |------------|---------------------------------------------------------------------------------|
-//! | `ledger`   | acked is there, refused is not, nothing else is, in each writer's own order      |
-//! | `model`    | replayed in commit order, every row is as it must be; no two owners, no stale write |
-//! | `recovery` | structure, foreign keys, two recoveries alike, a checkpoint twice                |
-//! | `delivery` | every fault landed, every setting took, every process ended as planned           |
+//! | module     | promise                                                            |
+//! |------------|--------------------------------------------------------------------|
+//! | `ledger`   | acked is there, refused is not, nothing else is, in sending order  |
+//! | `model`    | replayed in commit order, each row is right; no second owner       |
+//! | `recovery` | structure, foreign keys, two recoveries alike, checkpoint twice    |
+//! | `delivery` | every fault landed, every setting took, every process ended well   |
 //!
 //! In: the lines of one cycle after another. Out: findings, and a [`Tally`] of what was judged.
 

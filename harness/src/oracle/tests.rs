@@ -1,5 +1,5 @@
-//! Each oracle against legal histories, which must pass, and against one hand-made damage each, which
-//! only it may catch.
+//! Each oracle against legal histories, which must pass, and against one hand-made damage each,
+//! which only it may catch.
 
 use super::*;
 use crate::history::content::{

@@ -5,9 +5,9 @@
 //!
 //! # The file
 //!
-//! Names of `report.json` are fixed; more may be added, and [`SCHEMA`] is raised when one changes its
-//! meaning. Every name of a number ends in its unit or is a count. `bounds` holds one-sided 95 % upper
-//! bounds by Clopper and Pearson: 0 of n seen means at most 3/n, not never.
+//! Names of `report.json` are fixed; more may be added, and [`SCHEMA`] is raised when one changes
+//! its meaning. Every name of a number ends in its unit or is a count. `bounds` holds one-sided 95
+//! % upper bounds by Clopper and Pearson: 0 of n seen means at most 3/n, not never.
 
 pub mod bound;
 pub mod cost;
@@ -28,8 +28,8 @@ pub const SCHEMA: u32 = 1;
 
 /// What a run does not show, for every report.
 pub const NOT_SHOWN: [&str; 3] = [
-    "SIGKILL leaves the page cache alive: nothing here says what a power cut or a kernel crash does, \
-     and no kill can tell synchronous OFF, NORMAL, FULL and EXTRA apart. Power loss: not measured.",
+    "SIGKILL leaves the page cache alive: nothing here says what a power cut or a kernel crash \
+     does, and no kill can tell synchronous OFF, NORMAL, FULL and EXTRA apart. Power loss: not measured.",
     "Kills land at moments, not at every system call; interleavings are those that this machine's \
      scheduler happened to make.",
     "One machine, one file system, one build of SQLite: those named here.",

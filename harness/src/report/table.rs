@@ -87,8 +87,8 @@ pub fn in_words(configs: &[Config]) -> String {
         )
     } else {
         format!(
-            "Of {acked} acknowledged operations {lost} were lost, and {corrupt} cycles left damage. \
-             A kill cannot do that by itself: see the findings."
+            "Of {acked} acknowledged operations {lost} were lost, and {corrupt} cycles left \
+             damage. A kill cannot do that by itself: see the findings."
         )
     };
     format!(

@@ -23,7 +23,8 @@ pub fn scenario(s: &ScenarioReport) -> String {
     };
     format!(
         "{:<34} {word}{expected}   {} cycles · {} kills, {:.0} % in a transaction or commit · {} \
-         acked · {} lost · {} unknown ({} kept) · {} stale refused   {seconds:.1} s, {:.0} cycles/s",
+         acked · {} lost · {} unknown ({} kept) · {} stale refused   \
+         {seconds:.1} s, {:.0} cycles/s",
         s.name,
         c.cycles,
         c.process_kills,

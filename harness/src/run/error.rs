@@ -15,7 +15,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// The disk under the databases is full.
-    #[error("{}: no space left: free some, or choose another place with --dir ({message})", path.display())]
+    #[error("{}: no space left: free some, or choose another --dir ({message})", path.display())]
     NoSpace {
         /// Where the databases lie.
         path: PathBuf,

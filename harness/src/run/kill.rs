@@ -1,8 +1,8 @@
 //! Sending the kills of a cycle, each at its moment, each with a receipt.
 //!
 //! A kill at a moment waits until some victim is seen there and sends SIGKILL at once. The victim
-//! may have moved on when the signal lands; the receipt says what it was doing when it ended, as the
-//! ledger has it, and nothing else is counted.
+//! may have moved on when the signal lands; the receipt says what it was doing when it ended, as
+//! the ledger has it, and nothing else is counted.
 
 use super::error::RunError;
 use super::supervise::Child;

@@ -226,7 +226,8 @@ fn complaints(
 
 fn read_commits(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Result<(), Stop> {
     let mut query = conn.prepare(
-        "SELECT seq, session, op, kind, task_id, coalesce(token, 0), rows FROM commits ORDER BY seq",
+        "SELECT seq, session, op, kind, task_id, coalesce(token, 0), rows FROM commits
+         ORDER BY seq",
     )?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {

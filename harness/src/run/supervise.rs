@@ -2,8 +2,8 @@
 //!
 //! Children are held by pidfd, so that a signal can reach no other process, whatever becomes of the
 //! number. The zygote dies with the lane's thread, its children die with the zygote (both by
-//! `PR_SET_PDEATHSIG`), and all are in a process group of their own, so that a Ctrl-C at the terminal
-//! reaches the harness alone.
+//! `PR_SET_PDEATHSIG`), and all are in a process group of their own, so that a Ctrl-C at the
+//! terminal reaches the harness alone.
 
 use super::error::RunError;
 use killpoint_worker::ARGV0;

@@ -189,7 +189,14 @@ pub struct Cycles {
 
 impl Default for Cycles {
     fn default() -> Self {
-        Self { count: 100, per_database: 10, run_ms: [3, 12], graceful_every: 4, deadline_ms: 20_000, to_the_end: false }
+        Self {
+            count: 100,
+            per_database: 10,
+            run_ms: [3, 12],
+            graceful_every: 4,
+            deadline_ms: 20_000,
+            to_the_end: false,
+        }
     }
 }
 

@@ -1,1 +1,22 @@
-fn main() {}
+//! The command as a user has it: real processes, real files, real signals.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a test that cannot set itself up has nothing else to say"
+)]
+
+mod support;
+
+/// What a person is told of bad input: one line, the place, the exit code.
+mod bad_input;
+/// The controls, caught one and all.
+mod canaries;
+/// What happens when the run is ended from outside.
+mod ending;
+/// The main job, small.
+mod main_job;
+/// The committed results are what the repository makes.
+mod results;
+/// The rules that the tree keeps.
+mod tidy;
