@@ -29,7 +29,8 @@ pub const SCHEMA: u32 = 1;
 /// What a run does not show, for every report.
 pub const NOT_SHOWN: [&str; 3] = [
     "SIGKILL leaves the page cache alive: nothing here says what a power cut or a kernel crash \
-     does, and no kill can tell synchronous OFF, NORMAL, FULL and EXTRA apart. Power loss: not measured.",
+     does, and no kill can tell synchronous OFF, NORMAL, FULL and EXTRA apart. \
+     Power loss: not measured.",
     "Kills land at moments, not at every system call; interleavings are those that this machine's \
      scheduler happened to make.",
     "One machine, one file system, one build of SQLite: those named here.",
