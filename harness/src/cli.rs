@@ -25,6 +25,8 @@ enum Command {
     Run(Run),
     /// Compares pragma settings on one workload, in one table.
     Tune(Tune),
+    /// Strikes one script at every point of it: kills, torn writes, failing calls.
+    Sweep(Sweep),
     /// Judges a stored history again.
     Judge(Judge),
     /// Lists the scenarios that are built in.
@@ -90,6 +92,18 @@ pub(crate) struct Tune {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Sweep {
+    /// Sweep files.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Strikes at once; as many as there are cores if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Judge {
     /// A history.jsonl.
     pub(crate) history: PathBuf,
@@ -126,6 +140,7 @@ pub fn main() -> Exit {
     let done = match cli.command {
         Command::Run(run) => command::run(&run),
         Command::Tune(tune) => command::tune(&tune),
+        Command::Sweep(sweep) => command::sweep(&sweep),
         Command::Judge(judge) => command::judge(&judge),
         Command::List => command::list(),
     };

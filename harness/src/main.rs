@@ -8,6 +8,9 @@ fn main() -> ExitCode {
     match arguments.split_first() {
         // Before anything of the harness: a worker's process holds none of it.
         Some((name, rest)) if killpoint::run::is_worker(name) => killpoint_worker::main(rest),
+        Some((_, [name, rest @ ..])) if killpoint::run::is_worker(name) => {
+            killpoint_worker::main(rest)
+        }
         _ => killpoint::main().report(),
     }
 }

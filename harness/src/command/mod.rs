@@ -6,11 +6,13 @@ mod judge;
 mod place;
 mod progress;
 mod run;
+mod sweep;
 mod tune;
 
 pub use error::CommandError;
 pub(crate) use judge::judge;
 pub(crate) use run::run;
+pub(crate) use sweep::sweep;
 pub(crate) use tune::tune;
 
 use crate::exit::Exit;

@@ -31,6 +31,13 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// One more is done, of what has nothing to say.
+    pub(super) fn step(&self) {
+        self.bar.inc(1);
+    }
+}
+
 impl Watch for Progress {
     fn cycle(&self, _: &CyclePlan, _: &[Line], judgement: &CycleJudgement) {
         let tally = &judgement.tally;

@@ -229,6 +229,7 @@ impl Suite {
             error: self.error,
             scenarios: self.reports,
             configs: Vec::new(),
+            sweeps: Vec::new(),
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }
     }

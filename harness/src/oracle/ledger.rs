@@ -8,7 +8,7 @@ use killpoint_worker::ledger::State;
 use std::collections::{HashMap, HashSet};
 
 /// Everything that was sent to one database, by session.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
     sent: HashMap<i64, Vec<Op>>,
     /// Sessions whose operations are to be found among the newly seen commits.

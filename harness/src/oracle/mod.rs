@@ -29,7 +29,7 @@ use crate::verdict::{Finding, FindingKind, Verdict};
 use model::Model;
 
 /// Judges the cycles of one database, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Judge {
     model: Model,
     sessions: ledger::Sessions,
@@ -104,6 +104,23 @@ impl Judge {
         }
         tally.count(&findings);
         CycleJudgement { findings, tally }
+    }
+
+    /// Judges what a process left that was struck by a fault, and not how it ended.
+    ///
+    /// An error that a call was made to fail with may well end the process: what matters is that
+    /// nothing acknowledged is lost and nothing refused is there.
+    pub fn after_fault(&mut self, plan: &CyclePlan, lines: &[Line]) -> Vec<Finding> {
+        let cycle = Cycle::of(plan, lines);
+        let Some(seen) = cycle.seen else {
+            let text = "what recovery gave was not seen";
+            return vec![cycle.finding(FindingKind::LedgerCutShort, text)];
+        };
+        let mut findings = recovery::judge(&cycle, seen);
+        if seen.unreadable.is_none() {
+            findings.extend(self.content(&cycle, seen, &mut Tally::default()));
+        }
+        findings
     }
 
     fn content(

@@ -198,6 +198,8 @@ impl Plan {
                 busy_timeout_ms: w.busy_timeout_ms,
             },
             seed,
+            script: Vec::new(),
+            abandon: false,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod bound;
 pub mod cost;
 pub mod junit;
 pub mod summary;
+pub mod sweep;
 pub mod table;
 pub mod text;
 
@@ -62,6 +63,9 @@ pub struct Report {
     /// One for each row of the table; of `tune` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub configs: Vec<cost::Config>,
+    /// One for each sweep file; of `sweep` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sweeps: Vec<sweep::SweepReport>,
     /// [`NOT_SHOWN`].
     pub not_shown: Vec<String>,
 }

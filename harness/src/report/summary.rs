@@ -1,6 +1,6 @@
 //! `SUMMARY.md`: a report for a person who opens the folder a year later.
 
-use super::{Counts, Report, ScenarioReport, bound, table};
+use super::{Counts, Report, ScenarioReport, bound, sweep, table};
 
 /// The file's text, made from the report alone.
 #[must_use]
@@ -26,6 +26,9 @@ pub fn render(report: &Report) -> String {
     }
     for scenario in &report.scenarios {
         render_scenario(scenario, &mut line);
+    }
+    for sweep in &report.sweeps {
+        line(format_args!("{}", sweep::markdown(sweep)));
     }
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));

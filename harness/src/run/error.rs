@@ -41,12 +41,30 @@ pub enum RunError {
         /// Its own words.
         message: String,
     },
+    /// The supervisor could not do its work.
+    #[error("{source}{}", because(source))]
+    Trace {
+        /// What it says.
+        #[from]
+        source: super::trace::TraceError,
+    },
     /// A cycle was asked for before a database was made.
     #[error("no database yet")]
     NoDatabase,
     /// The history could not be written.
     #[error(transparent)]
     History(#[from] HistoryError),
+}
+
+/// The sources of an error, each behind a colon.
+fn because(error: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }
 
 impl RunError {

@@ -11,6 +11,8 @@ mod kill;
 pub mod machine;
 mod probe;
 mod supervise;
+pub mod sweep;
+pub mod trace;
 mod wait;
 
 pub use error::RunError;
@@ -18,7 +20,7 @@ pub use supervise::is_worker;
 
 use crate::history::{Counters, Life, Line, Receipt, Timing};
 use crate::plan::{CyclePlan, Ending, Generation, Moment, Plan};
-use killpoint_worker::ledger::{Slot, State};
+use killpoint_worker::ledger::{Ledger, Slot, State};
 use killpoint_worker::wire;
 use probe::Probe;
 use std::path::{Path, PathBuf};
@@ -64,13 +66,18 @@ impl Lane {
 
     /// Makes a new database for `generation`, in place of the one before.
     pub fn found(&mut self, plan: &Plan, generation: Generation) -> Result<(), RunError> {
+        self.found_by(plan.founder(generation), generation.index)
+    }
+
+    /// The same, by a life that is given.
+    fn found_by(&mut self, founder: wire::Life, index: u32) -> Result<(), RunError> {
         self.discard()?;
-        let dir = self.dir.join(format!("generation-{}", generation.index));
+        let dir = self.dir.join(format!("generation-{index}"));
         std::fs::create_dir_all(&dir)
             .map_err(|source| RunError::Place { path: dir.clone(), source })?;
         let file = dir.join("board.db");
         let probe = Probe::new(&file, &dir);
-        let cycle = wire::Cycle { database: file.clone(), lives: vec![plan.founder(generation)] };
+        let cycle = wire::Cycle { database: file.clone(), lives: vec![founder] };
         let children = self.zygote.fork(&cycle)?;
         let hung = Self::await_exits(&children, FOUND_DEADLINE)?;
         let exits = self.zygote.reap()?;
@@ -120,7 +127,8 @@ impl Lane {
         self.spent.0 = from.elapsed();
         let mut lines: Vec<Line> = vec![Line::Timed(timing)];
         for (slot, exit) in exits.iter().enumerate() {
-            lines.push(Line::Life(self.life(plan, slot, *exit, hung.contains(&slot))));
+            let ledger = self.zygote.ledger();
+            lines.push(Line::Life(life(ledger, plan, slot, *exit, hung.contains(&slot))));
         }
         for mut receipt in receipts {
             receipt.activity = self.zygote.ledger().slot(receipt.slot).activity();
@@ -192,39 +200,39 @@ impl Lane {
         }
         Ok(hung)
     }
+}
 
-    fn life(&self, plan: &CyclePlan, slot: usize, exit: wire::Exit, hung: bool) -> Life {
-        let ledger = self.zygote.ledger();
-        let of = ledger.slot(slot);
-        let used = of.used().min(ledger.capacity());
-        let mut ops: Vec<_> = Vec::with_capacity(used);
-        // One more than told: a kill may land between an entry and the count of entries.
-        for entry in ledger.entries(slot).iter().take(used + 1) {
-            match entry.read() {
-                Some(record) => {
-                    ops.push(record.into());
-                    if record.state == State::Sent {
-                        break;
-                    }
+/// What one process did, by its part of the ledger.
+fn life(ledger: &Ledger, plan: &CyclePlan, slot: usize, exit: wire::Exit, hung: bool) -> Life {
+    let of = ledger.slot(slot);
+    let used = of.used().min(ledger.capacity());
+    let mut ops: Vec<_> = Vec::with_capacity(used);
+    // One more than told: a kill may land between an entry and the count of entries.
+    for entry in ledger.entries(slot).iter().take(used + 1) {
+        match entry.read() {
+            Some(record) => {
+                ops.push(record.into());
+                if record.state == State::Sent {
+                    break;
                 }
-                None => break,
             }
+            None => break,
         }
-        Life {
-            generation: plan.generation,
-            cycle: plan.cycle,
-            slot,
-            session: plan.lives[slot].session,
-            role: plan.lives[slot].role,
-            effective: of.effective(),
-            exit,
-            activity: of.activity(),
-            hung,
-            ledger_full: used == ledger.capacity(),
-            message: of.message(),
-            counters: counters(of),
-            ops,
-        }
+    }
+    Life {
+        generation: plan.generation,
+        cycle: plan.cycle,
+        slot,
+        session: plan.lives[slot].session,
+        role: plan.lives[slot].role,
+        effective: of.effective(),
+        exit,
+        activity: of.activity(),
+        hung,
+        ledger_full: used == ledger.capacity(),
+        message: of.message(),
+        counters: counters(of),
+        ops,
     }
 }
 

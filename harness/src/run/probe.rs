@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const COMPLAINTS_MAX: usize = 20;
 
 /// What is known of one database between its cycles.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Probe {
     file: PathBuf,
     copies: [PathBuf; 2],
@@ -40,6 +40,11 @@ impl Probe {
             copies: [dir.join("copy-1.db"), dir.join("copy-2.db")],
             seen: Seen::default(),
         }
+    }
+
+    /// The same knowledge of another place where the same database lies.
+    pub(super) fn moved_to(&self, file: &Path, dir: &Path) -> Self {
+        Self { seen: self.seen, ..Self::new(file, dir) }
     }
 
     /// Recovers two copies and reads the first.
@@ -187,7 +192,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<u64, RunError> {
     })
 }
 
-fn remove(file: &Path) -> Result<(), RunError> {
+pub(super) fn remove(file: &Path) -> Result<(), RunError> {
     match std::fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(RunError::place(file, error))

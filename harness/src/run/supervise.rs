@@ -77,10 +77,7 @@ impl Zygote {
     pub(super) fn fork(&mut self, cycle: &Cycle) -> Result<Vec<Child>, RunError> {
         // Entries of an earlier cycle must not be taken for this one's.
         for slot in 0..cycle.lives.len() {
-            let used = self.ledger.slot(slot).used().min(self.ledger.capacity());
-            for entry in self.ledger.entries(slot).iter().take(used + 1) {
-                entry.clear();
-            }
+            forget(&self.ledger, slot);
         }
         match self.ask(&Order::Fork(cycle.clone()))? {
             Reply::Forked(pids) => pids.into_iter().map(Child::of).collect(),
@@ -110,6 +107,15 @@ impl Zygote {
         }
         serde_json::from_str(&answer).map_err(|error| fail(&error))
     }
+}
+
+/// Empties a slot of the ledger, and those of its entries that were used.
+pub(super) fn forget(ledger: &Ledger, slot: usize) {
+    let used = ledger.slot(slot).used().min(ledger.capacity());
+    for entry in ledger.entries(slot).iter().take(used + 1) {
+        entry.clear();
+    }
+    ledger.slot(slot).clear();
 }
 
 impl Drop for Zygote {

@@ -1,6 +1,8 @@
 //! Reading a scenario file, with every complaint on its line and column.
 
+pub(super) use super::check::Complaint;
 use super::{Scenario, check};
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -32,21 +34,38 @@ pub enum ScenarioError {
 
 /// Reads and checks the file at `path`.
 pub fn load(path: &Path) -> Result<Scenario, ScenarioError> {
+    read(path, &check::check)
+}
+
+/// Reads a file of any shape, and checks it.
+pub(super) fn read<T: DeserializeOwned>(
+    path: &Path,
+    check: &dyn Fn(&T) -> Result<(), Complaint>,
+) -> Result<T, ScenarioError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
-    parse(&path.display().to_string(), &text)
+    parse_as(&path.display().to_string(), &text, check)
 }
 
 /// Checks the text of a scenario; `name` is what complaints call it.
 pub fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
+    parse_as(name, text, &check::check)
+}
+
+/// Checks a text of any shape.
+pub(super) fn parse_as<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+    check: &dyn Fn(&T) -> Result<(), Complaint>,
+) -> Result<T, ScenarioError> {
     let complain = |offset: usize, what: &str| {
         let (line, column) = place(text, offset);
         let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
         ScenarioError::Content { name: name.to_owned(), line, column, text: what }
     };
-    let scenario: Scenario = toml::from_str(text)
+    let scenario: T = toml::from_str(text)
         .map_err(|error| complain(error.span().map_or(0, |span| span.start), error.message()))?;
-    check::check(&scenario)
+    check(&scenario)
         .map_err(|complaint| complain(offset_of(text, complaint.path), &complaint.text))?;
     Ok(scenario)
 }

@@ -20,4 +20,4 @@ mod target;
 mod life;
 mod zygote;
 
-pub use zygote::{ARGV0, main};
+pub use zygote::{ARGV0, SOLO, main};

@@ -4,10 +4,11 @@
 //! does next depends on what it reads from the board and on its own seed, on nothing else.
 
 use crate::content;
+use crate::fork;
 use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
 use crate::shim;
 use crate::target::{self, Done, Failure, Op, Target};
-use crate::wire::{self, EXIT_FULL, EXIT_OPEN, EXIT_STORE, Flaw, Life, Role, Shape};
+use crate::wire::{self, EXIT_FULL, EXIT_OPEN, EXIT_STORE, Flaw, Life, Role, Shape, Step};
 use hardboard::OpKey;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::path::Path;
@@ -51,7 +52,11 @@ fn play(ledger: &'static Ledger, index: usize, target: Box<dyn Target>, life: &L
         Role::Reviewer => writer.review(),
         Role::Reader => writer.read(),
         Role::Checkpointer => writer.checkpoint(),
+        Role::Script => writer.perform_script(),
     };
+    if life.abandon {
+        fork::end_at_once(0);
+    }
     let (mut code, message) = match end {
         End::Drained => (0, None),
         End::Full(message) => (EXIT_FULL, Some(message)),
@@ -269,6 +274,56 @@ impl Writer<'_> {
             .collect();
         let told = self.send(&Op::Events { task, token, events: &events })?;
         Ok(!matches!(told, Told::Refused(Reason::Stale)))
+    }
+
+    /// Every step is tried, whatever came of those before: what a broken store says then matters.
+    fn perform_script(&mut self) -> End {
+        let (mut task, mut token) = (0, 0);
+        for step in &self.life.script {
+            let OpKey { session, op } = self.next_key();
+            let lease_ms = self.shape().lease_ms;
+            match step {
+                Step::Create => {
+                    let title = content::title(session, op);
+                    let priority = content::priority(session, op);
+                    if let Ok(Told::Done(done)) = self.send(&Op::Create { title: &title, priority })
+                        && task == 0
+                    {
+                        task = done.task;
+                    }
+                }
+                Step::Claim => {
+                    let worker = content::worker(session);
+                    let op = Op::ClaimNext { worker: &worker, lease_ms };
+                    if let Ok(Told::Done(claim)) = self.send(&op) {
+                        (task, token) = (claim.task, claim.token);
+                    }
+                }
+                Step::Events => {
+                    let many = self.choices.within(self.shape().events_per_append);
+                    drop(self.append(task.max(1), token, many));
+                }
+                Step::Heartbeat => drop(self.send(&Op::Heartbeat { task, token, lease_ms })),
+                Step::Complete => {
+                    let result = content::result(session, op);
+                    drop(self.send(&Op::Complete { task, token, result: &result }));
+                    token = 0;
+                }
+                Step::Checkpoint => self.checkpoint_once(),
+            }
+        }
+        End::Drained
+    }
+
+    /// What a checkpoint that fails leaves undone is left to the next.
+    fn checkpoint_once(&self) {
+        let done =
+            self.target
+                .connection()
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0));
+        if let Err(error) = done {
+            self.slot.set_message(&format!("checkpoint: {error}"));
+        }
     }
 
     fn review(&mut self) -> End {

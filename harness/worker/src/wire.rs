@@ -73,6 +73,30 @@ pub struct Life {
     pub shape: Shape,
     /// Seed of its own choices.
     pub seed: u64,
+    /// What a process of the role [`Role::Script`] does, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub script: Vec<Step>,
+    /// Whether it ends without closing its connection, as if it were killed there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandon: bool,
+}
+
+/// One step of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Creates a task.
+    Create,
+    /// Claims the next task; the steps that follow are under this claim.
+    Claim,
+    /// Appends events, under the claim if there is one.
+    Events,
+    /// Extends the claim.
+    Heartbeat,
+    /// Completes the claimed task.
+    Complete,
+    /// Checkpoints as far as it can be done without waiting.
+    Checkpoint,
 }
 
 /// What a process does until it is killed or told to drain.
@@ -91,6 +115,8 @@ pub enum Role {
     Reader,
     /// Owns the checkpoints of a database whose writers do none.
     Checkpointer,
+    /// Performs the steps of its script once, whatever comes of each, and ends.
+    Script,
 }
 
 /// Through what a process writes.

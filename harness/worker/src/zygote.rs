@@ -33,6 +33,10 @@ const MISUSED: u8 = 64;
 /// process id of the harness, with which this process ends.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
+    if let Some((SOLO, rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest))
+    {
+        return solo(rest);
+    }
     let numbers: Vec<i32> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
     let [entries, parent] = numbers[..] else { return ExitCode::from(MISUSED) };
     if fork::die_with_parent(Pid::from_raw(parent)).is_err() {
@@ -50,6 +54,30 @@ pub fn main(arguments: &[String]) -> ExitCode {
     };
     // It lives as long as the process, and the writers' shim points into it.
     serve(Box::leak(Box::new(ledger)), &UnixStream::from(socket))
+}
+
+/// The argument that makes [`main`] one writer instead of a zygote.
+pub const SOLO: &str = "solo";
+
+/// Lives one life in this very process: what is run under a supervisor that follows each of its
+/// calls. Arguments: how many operations fit, the slot, the [`Cycle`] as JSON.
+fn solo(arguments: &[String]) -> ExitCode {
+    let [entries, slot, order] = arguments else { return ExitCode::from(MISUSED) };
+    let (Ok(entries), Ok(slot)) = (entries.parse(), slot.parse::<usize>()) else {
+        return ExitCode::from(MISUSED);
+    };
+    let Ok(cycle) = serde_json::from_str::<Cycle>(order) else { return ExitCode::from(MISUSED) };
+    let Some(life) = cycle.lives.get(slot).filter(|_| slot < SLOTS) else {
+        return ExitCode::from(MISUSED);
+    };
+    let Ok(ledger) = Ledger::map(std::io::stdin().as_fd(), entries) else {
+        return ExitCode::from(MISUSED);
+    };
+    if shim::register().is_err() {
+        return ExitCode::from(MISUSED);
+    }
+    let code = life::live(Box::leak(Box::new(ledger)), slot, &cycle.database, life);
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
 fn serve(ledger: &'static Ledger, socket: &UnixStream) -> ExitCode {

@@ -1,0 +1,81 @@
+//! Stops, kills, breaks and watches any process at an exact system call on a SQLite database.
+//!
+//! A [`Supervisor`] starts commands under a seccomp filter and ptrace. Every traced call on a database
+//! file is a numbered point with a [`Phase`]; at each the [`Driver`] decides what happens, and the
+//! [`Run`] tells what did. The victims need no preparation: any program, any SQLite, any language.
+//!
+//! What never happens here: a victim outliving its supervisor; a fault without a [`Receipt`]; a lock
+//! of a victim lost by our looking at its files.
+//!
+//! Not here: which faults to ask for, what must be true afterwards, command lines and reports.
+
+mod alarm;
+mod apply;
+mod arch;
+mod calls;
+mod classify;
+mod command;
+mod driver;
+mod effects;
+mod error;
+mod events;
+mod examine;
+mod files;
+mod filter;
+mod launch;
+mod memory;
+mod operation;
+mod options;
+mod phase;
+mod ptrace;
+mod report;
+mod scene;
+mod stack;
+mod state;
+mod supervisor;
+mod watch;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use calls::{CallKind, CallSet, Sys};
+pub use command::{Command, FdUse};
+pub use driver::{
+    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Whom,
+};
+pub use error::TraceError;
+pub use files::{
+    Database, DatabaseId, Databases, Descriptor, FdTable, FileId, FileRef, HeldLock, Inherited,
+    LockModel, Owner, Range, Role,
+};
+pub use operation::{LockCall, LockKind, Offset, Operation, PathArgument, Syscall};
+pub use options::{Leftovers, Options};
+pub use phase::{DbLock, Phase, PhasePattern, Sidecar, UnknownPhase, WalLock};
+pub use report::{Exit, Outcome, ProcessReport, Receipt, Run, RunEnd};
+pub use scene::Scene;
+pub use stack::{Frame, Stack};
+pub use supervisor::Supervisor;
+pub use watch::{Breach, Finding, Stranger, Watcher};
+
+/// A process, by its number in the supervisor's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ProcessId(pub i32);
+
+/// A thread, by its number in the supervisor's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ThreadId(pub i32);
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+impl fmt::Display for ThreadId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}

@@ -1,0 +1,351 @@
+//! The tracing thread: starts commands, waits for what happens to them, asks the driver, and leaves
+//! nothing behind.
+//!
+//! All of a supervisor's work is done on the thread that made it, since the kernel ties tracing to a
+//! thread. Whatever happens to that thread or its process, the victims die with it
+//! (`PTRACE_O_EXITKILL`); threads and children of a victim are traced from their first instruction,
+//! whatever session or process group they go to.
+
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::alarm::Alarm;
+use super::command::{Command, FdUse};
+use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Whom};
+use super::files::FileId;
+use super::filter;
+use super::launch::launch;
+use super::options::{Leftovers, Options};
+use super::ptrace::{self, Resume, Status, Whose};
+use super::report::{Receipt, Run, RunEnd};
+use super::scene::Scene;
+use super::state::{Activity, State};
+use super::{ProcessId, ThreadId, TraceError};
+
+/// How often the processor is offered to others before the thread blocks. While a victim runs from
+/// stop to stop, being offered the processor is all it needs, and costs half of a wake-up.
+const YIELDS: usize = 64;
+
+/// The deadline is looked at after this many events, and whenever nothing happens.
+const EVENTS_BETWEEN_LOOKS: u64 = 256;
+
+/// The longest that killed processes may take to go.
+const REAPING: Duration = Duration::from_secs(20);
+
+/// Runs commands as victims.
+///
+/// One supervisor is one run: spawn every command, then [`run`](Self::run). It stays on the thread
+/// that made it, and that thread must have no other children while it runs: their ends would be
+/// taken for those of victims. Dropping it kills whatever it has started.
+#[derive(Debug)]
+pub struct Supervisor {
+    pub(super) state: State,
+    pub(super) log: Log,
+    /// Threads that the driver holds, the longest first.
+    pub(super) held: Vec<Stop>,
+    pub(super) timers: Vec<Timer>,
+    /// The driver asked for the end.
+    pub(super) ending: bool,
+    filter: Vec<libc::sock_filter>,
+    /// Spawned, and not yet let go.
+    ready: Vec<ThreadId>,
+    /// Copies of which every process is to die, those not yet born too.
+    pub(super) doomed: HashSet<usize>,
+    copies: usize,
+    end: Option<RunEnd>,
+    alarm: Alarm,
+    last_event: Instant,
+    ask_again: Option<Instant>,
+    /// Tracing belongs to a thread.
+    _on_one_thread: PhantomData<*const ()>,
+}
+
+/// What a run will be told by.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    pub(super) receipts: Vec<Receipt>,
+    pub(super) sleeps_skipped: u64,
+}
+
+/// A stop that goes on by itself when its time comes.
+#[derive(Debug)]
+pub(super) struct Timer {
+    pub(super) due: Instant,
+    pub(super) stop: Stop,
+    pub(super) receipt: usize,
+    /// The process was sent SIGSTOP.
+    pub(super) paused: bool,
+}
+
+impl Supervisor {
+    /// A supervisor of the calling thread.
+    pub fn new(options: Options) -> Result<Self, TraceError> {
+        let filter = filter::program(options.calls);
+        let alarm =
+            Alarm::new().map_err(|errno| TraceError::supervise("make a timer", 0, errno))?;
+        Ok(Self {
+            state: State::new(options),
+            log: Log::default(),
+            held: Vec::new(),
+            timers: Vec::new(),
+            ending: false,
+            filter,
+            ready: Vec::new(),
+            doomed: HashSet::new(),
+            copies: 0,
+            end: None,
+            alarm,
+            last_event: Instant::now(),
+            ask_again: None,
+            _on_one_thread: PhantomData,
+        })
+    }
+
+    /// Starts `command`, stopped at its first instruction until [`run`](Self::run).
+    ///
+    /// The commands are numbered from 0 in the order of their spawning.
+    pub fn spawn(&mut self, command: &Command) -> Result<ProcessId, TraceError> {
+        for given in command.descriptors.iter().filter(|given| given.used_for == FdUse::Ack) {
+            if let Ok(status) = nix::sys::stat::fstat(&*given.descriptor) {
+                self.state.files.add_ack(FileId { device: status.st_dev, inode: status.st_ino });
+            }
+        }
+        let child = launch(command, &mut self.filter)?;
+        let (process, thread) = (ProcessId(child), ThreadId(child));
+        self.state.add_process(process, None, self.copies, true);
+        self.state.add_thread(thread, process, Activity::Starting);
+        self.copies += 1;
+        self.ready.push(thread);
+        Ok(process)
+    }
+
+    /// Lets all commands go and asks `driver` at every stop, until every process has ended or been
+    /// killed.
+    ///
+    /// # Errors
+    ///
+    /// [`TraceError::ForeignAbi`] and [`TraceError::Supervise`]; everything is killed then.
+    pub fn run(mut self, driver: &mut dyn Driver) -> Result<Run, TraceError> {
+        self.state.started = Instant::now();
+        for thread in std::mem::take(&mut self.ready) {
+            driver.at_event(&Event::Started { process: ProcessId(thread.0) }, &self.scene());
+            self.resume(thread, Resume::Run, 0)?;
+        }
+        while !self.state.threads.is_empty() {
+            let status = self.next_status()?;
+            if let Some((thread, status)) = status {
+                self.state.events += 1;
+                self.handle(driver, thread, status)?;
+                if !self.held.is_empty() {
+                    self.last_event = Instant::now();
+                }
+            }
+            self.look_at_clock(status.is_none())?;
+            self.choose(driver)?;
+            self.look_for_end()?;
+        }
+        Ok(self.finish())
+    }
+
+    pub(super) fn scene(&self) -> Scene<'_> {
+        Scene { state: &self.state }
+    }
+
+    /// The next thing that happened; `None` if it is time to look at the clock.
+    fn next_status(&mut self) -> Result<Option<(ThreadId, Status)>, TraceError> {
+        for _ in 0..YIELDS {
+            if let Some(status) = wait(false)? {
+                return Ok(Some(status));
+            }
+            // Yielding cannot fail on Linux.
+            nix::sched::sched_yield().ok();
+        }
+        let due = self.timers.iter().map(|timer| timer.due).chain(self.ask_again).min();
+        let deadline = self.deadline();
+        let due = due.map_or(deadline, |due| due.min(deadline));
+        self.alarm
+            .set(Some(due))
+            .map_err(|errno| TraceError::supervise("set a timer", 0, errno))?;
+        if Instant::now() >= due {
+            return wait(false);
+        }
+        wait(true)
+    }
+
+    /// The moment at which everything is killed; once it has been, the moment to give up waiting.
+    fn deadline(&self) -> Instant {
+        let limit = self.state.options.deadline;
+        let limit = if self.end.is_some() { limit + REAPING } else { limit };
+        self.state.started + limit
+    }
+
+    /// Does what is due. `quiet` says that nothing happened, so that the clock may be what woke us.
+    fn look_at_clock(&mut self, quiet: bool) -> Result<(), TraceError> {
+        let nothing_timed = self.timers.is_empty() && self.ask_again.is_none();
+        if nothing_timed && !quiet && !self.state.events.is_multiple_of(EVENTS_BETWEEN_LOOKS) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        while let Some(place) = self.timers.iter().position(|timer| timer.due <= now) {
+            let timer = self.timers.remove(place);
+            self.timer_over(timer)?;
+        }
+        if now >= self.deadline() {
+            if self.end.is_some() {
+                let step = "see the end of the killed processes";
+                return Err(TraceError::supervise(step, 0, Errno::ETIMEDOUT));
+            }
+            self.cut_short(RunEnd::Deadline)?;
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, driver: &mut dyn Driver) -> Result<(), TraceError> {
+        self.ask_again = None;
+        while !self.held.is_empty() && self.end.is_none() && !self.ending {
+            let running = self.state.running();
+            let quiet = self.last_event.elapsed();
+            match driver.choose(Standing { held: &self.held, running, quiet }) {
+                Choice::Wait => {
+                    if running == 0 && self.timers.is_empty() {
+                        self.cut_short(RunEnd::Stalled)?;
+                    }
+                    return Ok(());
+                }
+                Choice::WaitAtMost(limit) => {
+                    self.ask_again = Some(Instant::now() + limit);
+                    return Ok(());
+                }
+                Choice::Release(thread, decision) => {
+                    let place = self.held.iter().position(|stop| stop.thread == thread);
+                    let Some(place) = place else { continue };
+                    let stop = self.held.remove(place);
+                    let decision = match decision {
+                        Decision::Hold => Decision::Continue,
+                        other => other,
+                    };
+                    self.apply(stop, decision)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_end(&mut self) -> Result<(), TraceError> {
+        if self.end.is_some() || self.state.threads.is_empty() {
+            return Ok(());
+        }
+        if self.ending {
+            return self.cut_short(RunEnd::Driver);
+        }
+        let kills = self.state.options.leftovers == Leftovers::Kill;
+        if kills && !self.state.processes.values().any(|process| process.spawned) {
+            return self.cut_short(RunEnd::LeftoversKilled);
+        }
+        Ok(())
+    }
+
+    /// Kills everything, noting where each process was.
+    fn cut_short(&mut self, why: RunEnd) -> Result<(), TraceError> {
+        self.end = Some(why);
+        self.state.note_places();
+        self.kill(ProcessId(0), Whom::All)
+    }
+
+    /// Whether nothing new may begin any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
+    fn finish(mut self) -> Run {
+        let mut finished = std::mem::take(&mut self.state.finished);
+        finished.sort_by_key(|(index, _)| *index);
+        Run {
+            end: self.end.unwrap_or(RunEnd::AllExited),
+            elapsed: self.state.started.elapsed(),
+            processes: finished.into_iter().map(|(_, report)| report).collect(),
+            receipts: std::mem::take(&mut self.log.receipts),
+            points: self.state.points,
+            phases: std::mem::take(&mut self.state.phases),
+            stops: self.state.stops,
+            sleeps_skipped: self.log.sleeps_skipped,
+        }
+    }
+
+    /// Lets a stopped thread go on.
+    pub(super) fn resume(
+        &mut self,
+        thread: ThreadId,
+        how: Resume,
+        signal: i32,
+    ) -> Result<(), TraceError> {
+        if let Err(errno) = ptrace::resume(thread.0, how, signal) {
+            return unless_dead(thread, "resume", errno);
+        }
+        if let Some(record) = self.state.threads.get_mut(&thread)
+            && !matches!(record.activity, Activity::Dying)
+        {
+            record.activity = Activity::Running;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_activity(
+        &mut self,
+        thread: ThreadId,
+        activity: Activity,
+    ) -> Option<Activity> {
+        let record = self.state.threads.get_mut(&thread)?;
+        Some(std::mem::replace(&mut record.activity, activity))
+    }
+}
+
+/// A thread that has been killed no longer obeys; its end will be reported.
+pub(super) fn unless_dead(
+    thread: ThreadId,
+    step: &'static str,
+    errno: Errno,
+) -> Result<(), TraceError> {
+    match errno {
+        Errno::ESRCH => Ok(()),
+        errno => Err(TraceError::supervise(step, thread.0, errno)),
+    }
+}
+
+fn wait(block: bool) -> Result<Option<(ThreadId, Status)>, TraceError> {
+    match ptrace::wait(Whose::Mine, block) {
+        Ok(status) => Ok(status.map(|(thread, status)| (ThreadId(thread), status))),
+        Err(Errno::EINTR) => Ok(None),
+        Err(errno) => Err(TraceError::supervise("wait for the victims", 0, errno)),
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if self.state.threads.is_empty() {
+            return;
+        }
+        // Nobody is left to tell; what cannot be killed here dies with this process (EXITKILL).
+        self.kill(ProcessId(0), Whom::All).ok();
+        let until = Instant::now() + REAPING;
+        while !self.state.threads.is_empty() && Instant::now() < until {
+            self.alarm.set(Some(until)).ok();
+            match ptrace::wait(Whose::Mine, true) {
+                Ok(Some((thread, Status::Exited(_) | Status::Killed { .. }))) => {
+                    self.state.threads.remove(&ThreadId(thread));
+                }
+                Ok(Some((thread, _))) => {
+                    // A child that was born while its parent was being killed.
+                    ptrace::signal(thread, libc::SIGKILL).ok();
+                    ptrace::resume(thread, Resume::Run, 0).ok();
+                    self.state.add_thread(ThreadId(thread), ProcessId(thread), Activity::Dying);
+                }
+                Ok(None) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
