@@ -27,6 +27,10 @@ enum Command {
     Tune(Tune),
     /// Strikes one script at every point of it: kills, torn writes, failing calls.
     Sweep(Sweep),
+    /// Runs any command as the victim: strikes it again and again, and judges what is left.
+    Exec(Exec),
+    /// Watches any command for breaches of the rules that SQLite relies on; strikes nothing.
+    Watch(Watch),
     /// Judges a stored history again.
     Judge(Judge),
     /// Lists the scenarios that are built in.
@@ -104,6 +108,79 @@ pub(crate) struct Sweep {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Exec {
+    /// Where to kill: a phase, with :N for its N-th point only (commit-page, wal-sync:2). May be
+    /// given several times; commit-frame, commit-page and wal-sync if no fault is given.
+    #[arg(long, value_name = "PHASE[:N]")]
+    pub(crate) kill: Vec<String>,
+    /// Where to kill inside a write, half of it done.
+    #[arg(long, value_name = "PHASE[:N]")]
+    pub(crate) tear: Vec<String>,
+    /// Where to have a call fail: EIO@wal-sync.
+    #[arg(long, value_name = "ERROR@PHASE[:N]")]
+    pub(crate) fail: Vec<String>,
+    /// Where to stop a process for so long: 500ms@commit-page.
+    #[arg(long, value_name = "TIME@PHASE[:N]")]
+    pub(crate) pause: Vec<String>,
+    /// Copies that run at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) copies: u32,
+    /// Cycles: each is one run with one fault.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cycles: u32,
+    /// Cycles that a directory goes through before a new one takes its place.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) per_database: u32,
+    /// The database, relative to the command's directory; found by itself if not given.
+    #[arg(long)]
+    pub(crate) db: Vec<PathBuf>,
+    /// A shell command to run first in each new directory.
+    #[arg(long)]
+    pub(crate) setup: Option<String>,
+    /// A query with the token as its parameter ?1: gives something if what was acknowledged is there.
+    #[arg(long)]
+    pub(crate) check_sql: Option<String>,
+    /// A shell command that ends with 0 if all is there; acknowledged tokens stand line by line in
+    /// the file named in KILLPOINT_ACKS, refused ones in KILLPOINT_REFUSED.
+    #[arg(long)]
+    pub(crate) check: Option<String>,
+    /// How long one run may take: 60s.
+    #[arg(long, value_parser = parse_budget)]
+    pub(crate) deadline: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The command; it runs in an empty directory of its own. A word of it that names a file from
+    /// here is made absolute.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    /// The database; found by itself if not given.
+    #[arg(long)]
+    pub(crate) db: Vec<PathBuf>,
+    /// Copies that run at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) copies: u32,
+    /// How long the command may take: 10m.
+    #[arg(long, value_parser = parse_budget)]
+    pub(crate) deadline: Option<Duration>,
+    /// Run the command unwatched first, and compare the times.
+    #[arg(long)]
+    pub(crate) compare_unwatched: bool,
+    /// Take each acknowledgement for a promise that the commit survives a power cut.
+    #[arg(long)]
+    pub(crate) acks_promise_power_safety: bool,
+    /// What goes to stdout: text for people, or one JSON object a line for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// The command.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Judge {
     /// A history.jsonl.
     pub(crate) history: PathBuf,
@@ -141,6 +218,8 @@ pub fn main() -> Exit {
         Command::Run(run) => command::run(&run),
         Command::Tune(tune) => command::tune(&tune),
         Command::Sweep(sweep) => command::sweep(&sweep),
+        Command::Exec(exec) => command::exec(&exec),
+        Command::Watch(watch) => command::watch(&watch),
         Command::Judge(judge) => command::judge(&judge),
         Command::List => command::list(),
     };

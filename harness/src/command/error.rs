@@ -3,6 +3,7 @@
 use crate::exit::Exit;
 use crate::history::HistoryError;
 use crate::run::RunError;
+use crate::run::trace::TraceError;
 use crate::scenario::ScenarioError;
 use std::path::PathBuf;
 
@@ -52,6 +53,9 @@ impl CommandError {
             Self::Scenario(_) | Self::Usage(_) | Self::Place { .. } | Self::History(_) => {
                 Exit::Usage
             }
+            Self::Run(
+                RunError::Query(_) | RunError::Trace { source: TraceError::Start { .. } },
+            ) => Exit::Usage,
             Self::Run(_) | Self::Output { .. } | Self::Signals(_) => Exit::Failed,
         }
     }

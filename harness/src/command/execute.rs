@@ -252,14 +252,14 @@ impl Worker<'_> {
         let name = format!("database-{}-cycle-{}", plan.generation, plan.cycle);
         let to = self.execution.evidence.join(name);
         if let Some(from) = lane.keep() {
-            copy_dir(&from, &to)?;
+            copy_tree(&from, &to)?;
             self.shared().executed.evidence.push(to);
         }
         Ok(())
     }
 }
 
-fn copy_dir(from: &Path, to: &Path) -> Result<(), RunError> {
+pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<(), RunError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |source| RunError::Place { path, source }

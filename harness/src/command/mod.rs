@@ -1,6 +1,7 @@
 //! The commands: each ties the stages together for one purpose.
 
 mod error;
+mod exec;
 mod execute;
 mod judge;
 mod place;
@@ -8,12 +9,15 @@ mod progress;
 mod run;
 mod sweep;
 mod tune;
+mod watch;
 
 pub use error::CommandError;
+pub(crate) use exec::exec;
 pub(crate) use judge::judge;
 pub(crate) use run::run;
 pub(crate) use sweep::sweep;
 pub(crate) use tune::tune;
+pub(crate) use watch::watch;
 
 use crate::exit::Exit;
 use crate::scenario::builtin;

@@ -41,6 +41,9 @@ pub enum RunError {
         /// Its own words.
         message: String,
     },
+    /// The query that asks for a token is wrong.
+    #[error("--check-sql: {0}")]
+    Query(String),
     /// The supervisor could not do its work.
     #[error("{source}{}", because(source))]
     Trace {

@@ -7,6 +7,7 @@
 //! In: one cycle's plan. Out: what was seen. Not here: whether that was right.
 
 mod error;
+pub mod exec;
 mod kill;
 pub mod machine;
 mod probe;

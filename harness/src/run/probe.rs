@@ -81,33 +81,21 @@ impl Probe {
             }
         }
         for copy in &self.copies {
-            for part in parts(copy) {
-                remove(&part)?;
-            }
+            remove_with_log(copy)?;
         }
         Ok(seen)
     }
 
     /// Copies database and WAL twice, and gives their sizes.
     fn copy(&self) -> Result<[u64; 2], RunError> {
-        let [database, wal, _] = parts(&self.file);
-        let mut sizes = [0; 2];
-        for copy in &self.copies {
-            let [to_database, to_wal, to_shm] = parts(copy);
-            for old in [&to_wal, &to_shm] {
-                remove(old)?;
-            }
-            sizes[0] = copy_file(&database, &to_database)?;
-            sizes[1] = if wal.exists() { copy_file(&wal, &to_wal)? } else { 0 };
-        }
-        Ok(sizes)
+        copy_with_log(&self.file, &self.copies[0])?;
+        copy_with_log(&self.file, &self.copies[1])
     }
 
     fn recover(&mut self, seen: &mut Observation) -> Result<(), Stop> {
         let first = open(&self.copies[0])?;
         self.read(&first, seen)?;
-        seen.integrity = complaints(&first, "PRAGMA integrity_check", |row| row.get(0))?;
-        seen.integrity.retain(|line| line != "ok");
+        seen.integrity = integrity(&first)?;
         seen.foreign_keys = complaints(&first, "PRAGMA foreign_key_check", |row| {
             let (table, id): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
             Ok(format!("{table} row {}", id.map_or_else(|| "?".to_owned(), |id| id.to_string())))
@@ -149,8 +137,10 @@ impl Probe {
 }
 
 /// Why a recovery stopped.
-enum Stop {
+pub(super) enum Stop {
+    /// We could not do our part.
     Run(RunError),
+    /// SQLite could not do its part: a finding.
     Sqlite(rusqlite::Error),
 }
 
@@ -176,9 +166,27 @@ fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
-/// Database, WAL and shared memory of a database file.
-fn parts(file: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|suffix| {
+/// Copies a database with its WAL or hot journal, without the -shm, and gives the sizes of database
+/// and WAL.
+pub(super) fn copy_with_log(from: &Path, to: &Path) -> Result<[u64; 2], RunError> {
+    remove_with_log(to)?;
+    let [database, wal, journal, _] = parts(from);
+    let [to_database, to_wal, to_journal, _] = parts(to);
+    if journal.exists() {
+        copy_file(&journal, &to_journal)?;
+    }
+    let database_bytes = copy_file(&database, &to_database)?;
+    Ok([database_bytes, if wal.exists() { copy_file(&wal, &to_wal)? } else { 0 }])
+}
+
+/// Removes a database and all that belongs to it.
+pub(super) fn remove_with_log(file: &Path) -> Result<(), RunError> {
+    parts(file).iter().try_for_each(|part| remove(part))
+}
+
+/// Database, WAL, rollback journal and shared memory of a database file.
+fn parts(file: &Path) -> [PathBuf; 4] {
+    ["", "-wal", "-journal", "-shm"].map(|suffix| {
         let mut name = file.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)
@@ -201,7 +209,7 @@ pub(super) fn remove(file: &Path) -> Result<(), RunError> {
     }
 }
 
-fn open(file: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn open(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(file, flags)?;
     // The copies are thrown away: no fsync is needed for them.
@@ -209,11 +217,11 @@ fn open(file: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-fn checkpoint(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-fn hash(file: &Path) -> Result<String, Stop> {
+pub(super) fn hash(file: &Path) -> Result<String, Stop> {
     // SQLite's connection to this copy is used no more than for checkpoints by us, and nobody else
     // has it open: that this close drops its locks harms nobody.
     let bytes = std::fs::read(file).map_err(|source| RunError::place(file, source))?;
@@ -227,6 +235,13 @@ fn complaints(
 ) -> rusqlite::Result<Vec<String>> {
     let mut query = conn.prepare(pragma)?;
     query.query_map([], line)?.take(COMPLAINTS_MAX).collect()
+}
+
+/// The complaints of `PRAGMA integrity_check`.
+pub(super) fn integrity(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut lines = complaints(conn, "PRAGMA integrity_check", |row| row.get(0))?;
+    lines.retain(|line| line != "ok");
+    Ok(lines)
 }
 
 fn read_commits(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Result<(), Stop> {

@@ -175,7 +175,12 @@ fn lock(role: Role, lock: &LockCall) -> Phase {
     let byte = u64::try_from(lock.start).ok();
     let named = match role {
         Role::Shm => {
-            byte.and_then(WalLock::of_byte).map(|which| Phase::WalIndexLock(which, lock.kind))
+            let which = byte.and_then(WalLock::of_byte).map(|which| match which {
+                // Recovery takes the checkpoint lock, its own and the readers' in one call.
+                WalLock::Checkpoint if lock.length > 1 => WalLock::Recover,
+                which => which,
+            });
+            which.map(|which| Phase::WalIndexLock(which, lock.kind))
         }
         Role::Database => {
             byte.and_then(DbLock::of_byte).map(|which| Phase::DbLock(which, lock.kind))

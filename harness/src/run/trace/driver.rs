@@ -222,7 +222,7 @@ pub trait Driver {
     fn at_event(&mut self, _event: &Event, _scene: &Scene<'_>) {}
 
     /// Which held thread goes on. Asked after every event while any thread is held.
-    fn choose(&mut self, _standing: Standing<'_>) -> Choice {
+    fn choose(&mut self, _standing: Standing<'_>, _scene: &Scene<'_>) -> Choice {
         Choice::Wait
     }
 }

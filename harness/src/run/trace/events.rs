@@ -32,6 +32,7 @@ impl Supervisor {
             Status::Signal(_) | Status::Call | Status::Event { .. } => {}
         }
         if !self.state.threads.contains_key(&thread) {
+            self.early.insert(thread);
             self.born(driver, thread, None)?;
         }
         if self.is_dying(thread) {
@@ -49,6 +50,8 @@ impl Supervisor {
             Status::Event { event: event::CLONE | event::FORK | event::VFORK, .. } => {
                 let maker = self.state.threads.get(&thread).map(|record| record.process);
                 match ptrace::event_message(thread.0) {
+                    // A child may have lived and died before its maker's report is read.
+                    Ok(child) if self.early.remove(&ThreadId(child)) => {}
                     Ok(child) if !self.state.threads.contains_key(&ThreadId(child)) => {
                         self.born(driver, ThreadId(child), maker)?;
                     }

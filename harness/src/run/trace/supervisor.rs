@@ -54,6 +54,8 @@ pub struct Supervisor {
     ready: Vec<ThreadId>,
     /// Copies of which every process is to die, those not yet born too.
     pub(super) doomed: HashSet<usize>,
+    /// Threads that reported themselves before their maker's report of them was read.
+    pub(super) early: HashSet<ThreadId>,
     copies: usize,
     end: Option<RunEnd>,
     alarm: Alarm,
@@ -95,6 +97,7 @@ impl Supervisor {
             filter,
             ready: Vec::new(),
             doomed: HashSet::new(),
+            early: HashSet::new(),
             copies: 0,
             end: None,
             alarm,
@@ -208,7 +211,8 @@ impl Supervisor {
         while !self.held.is_empty() && self.end.is_none() && !self.ending {
             let running = self.state.running();
             let quiet = self.last_event.elapsed();
-            match driver.choose(Standing { held: &self.held, running, quiet }) {
+            let standing = Standing { held: &self.held, running, quiet };
+            match driver.choose(standing, &self.scene()) {
                 Choice::Wait => {
                     if running == 0 && self.timers.is_empty() {
                         self.cut_short(RunEnd::Stalled)?;

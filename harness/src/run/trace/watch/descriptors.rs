@@ -17,12 +17,15 @@ impl Watcher {
         let owner = moment.owner();
         let Some(table) = moment.scene.descriptors(moment.stop.process) else { return };
         for (closed_fd, held) in table.descriptors().filter(|(fd, _)| operation.closes(*fd)) {
-            // With its own descriptor a lock is given up knowingly.
-            let locks = moment.scene.locks().of(owner, held.file.id).iter();
-            let locks: Vec<_> = locks.filter(|lock| !operation.closes(lock.fd)).copied().collect();
-            if !locks.is_empty() {
+            // Whoever locks through the last descriptor gives the locks up knowingly. The kernel
+            // does not tell through which one a lock was got, so any other that locked counts.
+            let others = table
+                .of_file(held.file.id)
+                .any(|(fd, other)| other.locked && !operation.closes(fd));
+            let locks = moment.scene.locks().of(owner, held.file.id);
+            if others && !locks.is_empty() {
                 self.robbed.insert((owner, held.file.id));
-                let breach = Breach::LocksDropped { closed_fd, locks };
+                let breach = Breach::LocksDropped { closed_fd, locks: locks.to_vec() };
                 self.findings.add(moment, breach, held.file);
             }
         }

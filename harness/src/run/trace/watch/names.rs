@@ -21,7 +21,8 @@ impl Watcher {
         if file.role == Role::Journal && moment.may_write_journal(database) {
             return;
         }
-        let open_in = moment.users(file, file.role == Role::Database);
+        // SQLite closes its WAL before it removes it, and the wal-index only afterwards.
+        let open_in = moment.users(file, matches!(file.role, Role::Database | Role::Wal));
         if !open_in.is_empty() {
             self.findings.add(moment, Breach::RemovedWhileOpen { open_in }, file);
         }
@@ -61,9 +62,7 @@ impl Watcher {
             Role::Wal => moment.may_write_wal(database),
             Role::Journal => moment.may_write_journal(database),
             // Cutting it is right only for the first who opens it; all others have locked it.
-            Role::Shm => {
-                moment.holds(database, WalLock::Dms) && moment.users(file, false).is_empty()
-            }
+            Role::Shm => moment.holds(database, WalLock::Dms) && !moment.is_locked_elsewhere(file),
             Role::Directory | Role::Ack => true,
         };
         if allowed || moment.locks_otherwise(database) || (robbed && file.role != Role::Shm) {

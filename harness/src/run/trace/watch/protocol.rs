@@ -113,6 +113,16 @@ impl<'a> Moment<'a> {
         is_writing(self.scene, process, database).then_some(process)
     }
 
+    /// Whether another process has locked through a descriptor of `file` that it still has.
+    pub(super) fn is_locked_elsewhere(&self, file: FileRef) -> bool {
+        let me = self.owner();
+        self.scene
+            .processes()
+            .filter(|process| self.scene.owner(*process) != me)
+            .filter_map(|process| self.scene.descriptors(process))
+            .any(|table| table.of_file(file.id).any(|(_, held)| held.locked))
+    }
+
     /// The processes that have `file` open and use SQLite on its database: they have locked some
     /// file of it. With `and_me` the one at hand counts too.
     pub(super) fn users(&self, file: FileRef, and_me: bool) -> Vec<ProcessId> {

@@ -1,0 +1,406 @@
+//! `killpoint exec`: any command as the victim, in any language, on any SQLite.
+//!
+//! Each cycle runs the copies once with one fault at one point, then recovers copies of the database
+//! and asks for everything that was ever acknowledged on it. The first cycle on each database is
+//! undisturbed: it shows which points there are, and that the check holds when nothing is broken.
+
+use super::place::Place;
+use super::progress::{Progress, interruptible};
+use super::run::{common_words, fresh_seed};
+use super::{CommandError, say};
+use crate::cli;
+use crate::exit::Exit;
+use crate::plan::Stream;
+use crate::run::RunError;
+use crate::run::exec::{Executed, Hit, Remains, Victim, execute, inspect};
+use crate::run::trace::{
+    ErrorCode, Exit as End, Fault, KillWhen, Outcome, Phase, PhasePattern, RunEnd, Whom,
+};
+use crate::verdict::{Finding, FindingKind, Verdict};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Carries out the command.
+pub(crate) fn exec(arguments: &cli::Exec) -> Result<Exit, CommandError> {
+    let blows = blows(arguments)?;
+    let mut place = Place::make(&arguments.common)?;
+    let seed = arguments.common.seed.unwrap_or_else(fresh_seed);
+    let mut words = vec!["killpoint exec".to_owned()];
+    common_words(&arguments.common, seed, &mut words);
+    say(&format!("seed {seed:#x}"));
+    let interrupted = interruptible()?;
+    let mut session = Session::new(arguments, blows, seed);
+    let progress = Progress::new("exec", arguments.cycles.into());
+    for cycle in 0..arguments.cycles {
+        if interrupted.load(Ordering::Relaxed) {
+            session.find(FindingKind::Interrupted, format!("stopped after {cycle} cycles"));
+            break;
+        }
+        session.cycle(cycle, place.work.path())?;
+        progress.step();
+        if session.verdict() == Verdict::Fail {
+            break;
+        }
+    }
+    drop(progress);
+    let exit = session.tell();
+    if exit == Exit::Broken {
+        place.keep();
+        let to = place.out.join("evidence");
+        super::execute::copy_tree(&session.dir(place.work.path()), &to)?;
+        say(&format!("evidence: {}", to.display()));
+    }
+    Ok(exit)
+}
+
+/// A fault with the points that it may strike.
+#[derive(Clone, Copy, Debug)]
+struct Blow {
+    pattern: PhasePattern,
+    /// Only this one of them; none: any.
+    nth: Option<u64>,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Kill,
+    Tear,
+    Fail(ErrorCode),
+    Pause(Duration),
+}
+
+/// The faults that were asked for, or the usual ones.
+fn blows(arguments: &cli::Exec) -> Result<Vec<Blow>, CommandError> {
+    let mut blows = Vec::new();
+    for text in &arguments.kill {
+        blows.push(blow("--kill", text, text, What::Kill)?);
+    }
+    for text in &arguments.tear {
+        blows.push(blow("--tear", text, text, What::Tear)?);
+    }
+    for text in &arguments.fail {
+        let (code, at) = split("--fail", text, "EIO@wal-sync")?;
+        let named: Result<ErrorCode, _> =
+            serde_json::from_value(serde_json::Value::String(code.to_owned()));
+        let code = named.map_err(|error| CommandError::Usage(format!("--fail {text}: {error}")))?;
+        blows.push(blow("--fail", text, at, What::Fail(code))?);
+    }
+    for text in &arguments.pause {
+        let (time, at) = split("--pause", text, "500ms@commit-page")?;
+        let time = humantime::parse_duration(time)
+            .map_err(|error| CommandError::Usage(format!("--pause {text}: {error}")))?;
+        blows.push(blow("--pause", text, at, What::Pause(time))?);
+    }
+    if blows.is_empty() {
+        for phase in [Phase::CommitFrame, Phase::CommitPage, Phase::WalSync] {
+            blows.push(Blow { pattern: phase.into(), nth: None, what: What::Kill });
+        }
+    }
+    Ok(blows)
+}
+
+fn split<'t>(flag: &str, text: &'t str, example: &str) -> Result<(&'t str, &'t str), CommandError> {
+    text.split_once('@').ok_or_else(|| {
+        CommandError::Usage(format!("{flag} {text}: write what and where, as in {example}"))
+    })
+}
+
+fn blow(flag: &str, text: &str, at: &str, what: What) -> Result<Blow, CommandError> {
+    let wrong =
+        |error: &dyn std::fmt::Display| CommandError::Usage(format!("{flag} {text}: {error}"));
+    let (name, nth) = match at.split_once(':') {
+        None => (at, None),
+        Some((name, nth)) => match nth.parse::<u64>() {
+            Ok(nth) if nth > 0 => (name, Some(nth)),
+            _ => return Err(wrong(&"after the colon goes a number from 1")),
+        },
+    };
+    let pattern = name.parse().map_err(|error| wrong(&error))?;
+    Ok(Blow { pattern, nth, what })
+}
+
+/// What has been seen and found so far.
+struct Session<'a> {
+    arguments: &'a cli::Exec,
+    blows: Vec<Blow>,
+    choices: Stream,
+    /// Points of the last undisturbed run.
+    usual: BTreeMap<Phase, u64>,
+    database: u32,
+    acked: Vec<String>,
+    refused: Vec<String>,
+    findings: Vec<Finding>,
+    landed: BTreeMap<String, u64>,
+    planned: u64,
+    acked_ever: u64,
+    checked: u64,
+    databases: Vec<PathBuf>,
+}
+
+impl<'a> Session<'a> {
+    fn new(arguments: &'a cli::Exec, blows: Vec<Blow>, seed: u64) -> Self {
+        Self {
+            arguments,
+            blows,
+            choices: Stream::new(seed, "exec"),
+            usual: BTreeMap::new(),
+            database: 0,
+            acked: Vec::new(),
+            refused: Vec::new(),
+            findings: Vec::new(),
+            landed: BTreeMap::new(),
+            planned: 0,
+            acked_ever: 0,
+            checked: 0,
+            databases: Vec::new(),
+        }
+    }
+
+    fn dir(&self, work: &Path) -> PathBuf {
+        work.join(format!("database-{}", self.database))
+    }
+
+    fn find(&mut self, kind: FindingKind, detail: String) {
+        self.findings.push(Finding { kind, detail });
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict::merge(
+            std::iter::once(Verdict::Pass).chain(self.findings.iter().map(|f| f.kind.verdict())),
+        )
+    }
+
+    fn cycle(&mut self, cycle: u32, work: &Path) -> Result<(), CommandError> {
+        let first = cycle.is_multiple_of(self.arguments.per_database);
+        if first {
+            let old = self.dir(work);
+            if old.exists() {
+                std::fs::remove_dir_all(&old)
+                    .map_err(|source| RunError::Place { path: old, source })?;
+            }
+            self.database += 1;
+            (self.acked, self.refused) = (Vec::new(), Vec::new());
+            self.set_up(&self.dir(work))?;
+        }
+        let dir = self
+            .dir(work)
+            .canonicalize()
+            .map_err(|source| RunError::Place { path: self.dir(work), source })?;
+        let victim = Victim {
+            command: self.arguments.command.iter().map(absolute).collect(),
+            copies: self.arguments.copies,
+            databases: self.arguments.db.iter().map(|db| dir.join(db)).collect(),
+            dir: dir.clone(),
+            deadline: self.arguments.deadline.unwrap_or(Duration::from_mins(1)),
+        };
+        let hit = if first { None } else { self.choose() };
+        let executed = execute(&victim, hit)?;
+        self.take(cycle, hit, &executed);
+        if first {
+            self.usual.clone_from(&executed.phases);
+        }
+        self.judge(cycle, &dir)
+    }
+
+    fn set_up(&self, dir: &Path) -> Result<(), CommandError> {
+        std::fs::create_dir_all(dir)
+            .map_err(|source| RunError::Place { path: dir.to_owned(), source })?;
+        let Some(setup) = &self.arguments.setup else { return Ok(()) };
+        let status = shell(setup, dir, &[])?;
+        if status == 0 {
+            return Ok(());
+        }
+        Err(CommandError::Usage(format!("--setup {setup}: ended with {status}")))
+    }
+
+    /// The next fault, at a point that the undisturbed run has shown to be there.
+    fn choose(&mut self) -> Option<Hit> {
+        let blow = self.blows[usize::try_from(self.planned).unwrap_or(0) % self.blows.len()];
+        self.planned += 1;
+        let there: u64 = self
+            .usual
+            .iter()
+            .filter(|(phase, _)| blow.pattern.matches(**phase))
+            .map(|(_, count)| count)
+            .sum();
+        let most = u32::try_from(there).unwrap_or(u32::MAX).max(1);
+        let nth = blow.nth.unwrap_or_else(|| self.choices.within([1, most]).into());
+        // Now one dies and the others go on, now all die at once.
+        let all = self.arguments.copies > 1 && self.planned.is_multiple_of(2);
+        let whom = if all { Whom::All } else { Whom::Copy };
+        let fault = match blow.what {
+            What::Kill => Fault::Kill { when: KillWhen::Before, whom },
+            What::Tear => Fault::Kill { when: KillWhen::Inside { bytes: 12 }, whom },
+            What::Fail(code) => Fault::Fail(code),
+            What::Pause(time) => {
+                Fault::Pause { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
+            }
+        };
+        Some(Hit { pattern: blow.pattern, nth, fault })
+    }
+
+    fn take(&mut self, cycle: u32, hit: Option<Hit>, executed: &Executed) {
+        self.acked_ever += executed.acked.len() as u64;
+        self.acked.extend_from_slice(&executed.acked);
+        self.refused.extend_from_slice(&executed.refused);
+        for database in &executed.databases {
+            if !self.databases.contains(database) {
+                self.databases.push(database.clone());
+            }
+        }
+        if let (Some(_), Some(receipt)) = (hit, &executed.receipt) {
+            let landed =
+                !matches!(receipt.outcome, Outcome::NotPossible { .. } | Outcome::Unfinished);
+            if landed {
+                *self.landed.entry(receipt.phase.to_string()).or_default() += 1;
+            }
+        }
+        if executed.strange > 0 {
+            let lines = executed.strange;
+            let detail = format!("cycle {cycle}: {lines} lines that are not of the protocol");
+            self.find(FindingKind::LedgerCutShort, detail);
+        }
+        if executed.end == RunEnd::Deadline {
+            self.find(FindingKind::Hung, format!("cycle {cycle}: not over by its deadline"));
+        }
+        for (command, exit) in &executed.exits {
+            if let Some(End::Signal { signal, by_supervisor: false }) = exit {
+                let detail = format!("cycle {cycle}: signal {signal} ended {command}");
+                self.find(FindingKind::UnexpectedExit, detail);
+            }
+            if let (None, Some(End::Code(code @ 1..))) = (hit, exit) {
+                let detail = format!("cycle {cycle}: undisturbed, {command} ended with {code}");
+                self.find(FindingKind::UnexpectedExit, detail);
+            }
+        }
+    }
+
+    fn judge(&mut self, cycle: u32, dir: &Path) -> Result<(), CommandError> {
+        let query = self.arguments.check_sql.as_deref();
+        let databases: Vec<PathBuf> = self
+            .databases
+            .iter()
+            .filter(|db| db.starts_with(dir) && db.exists())
+            .cloned()
+            .collect();
+        for database in &databases {
+            let remains = inspect(database, dir, query, &self.acked, &self.refused)?;
+            self.checked += 1;
+            self.weigh(cycle, database, &remains);
+        }
+        let Some(check) = &self.arguments.check else { return Ok(()) };
+        let list = |name: &str, tokens: &[String]| {
+            let path = dir.join(name);
+            let text: String = tokens.iter().map(|token| format!("{token}\n")).collect();
+            std::fs::write(&path, text)
+                .map(|()| path.clone())
+                .map_err(|source| RunError::Place { path, source })
+        };
+        let acks = list("killpoint-acks", &self.acked)?;
+        let refused = list("killpoint-refused", &self.refused)?;
+        let environment =
+            [("KILLPOINT_ACKS", acks.as_os_str()), ("KILLPOINT_REFUSED", refused.as_os_str())];
+        let status = shell(check, dir, &environment)?;
+        if status != 0 {
+            let detail = format!("cycle {cycle}: --check ended with {status}: {check}");
+            self.find(FindingKind::LostAckedWrite, detail);
+        }
+        Ok(())
+    }
+
+    fn weigh(&mut self, cycle: u32, database: &Path, remains: &Remains) {
+        let name = database.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let at = format!("cycle {cycle}, {name}");
+        if let Some(why) = &remains.unreadable {
+            self.find(FindingKind::Corrupt, format!("{at}: cannot be read: {why}"));
+            return;
+        }
+        if let Some(first) = remains.integrity.first() {
+            self.find(FindingKind::Corrupt, format!("{at}: integrity_check: {first}"));
+        }
+        if !remains.stable {
+            let detail = format!("{at}: two recoveries, or two checkpoints, gave different files");
+            self.find(FindingKind::RecoveryDiverged, detail);
+        }
+        if let Some(first) = remains.missing.first() {
+            let count = remains.missing.len();
+            let detail = format!("{at}: {count} acknowledged are not there, the first: {first}");
+            self.find(FindingKind::LostAckedWrite, detail);
+        }
+        if let Some(first) = remains.present.first() {
+            let count = remains.present.len();
+            let detail = format!("{at}: {count} refused are there, the first: {first}");
+            self.find(FindingKind::RefusedWritePresent, detail);
+        }
+    }
+
+    /// Tells what was seen, what was not judged, and the verdict.
+    fn tell(&mut self) -> Exit {
+        let landed: u64 = self.landed.values().sum();
+        if landed == 0 {
+            let planned = self.planned;
+            let detail = format!("none of {planned} planned faults landed");
+            self.find(FindingKind::FaultNotDelivered, detail);
+        }
+        if self.checked == 0 {
+            let detail = "no SQLite database was met: name it with --db".to_owned();
+            self.find(FindingKind::FaultNotDelivered, detail);
+        }
+        let asks = self.arguments.check_sql.is_some() || self.arguments.check.is_some();
+        if self.acked_ever == 0 {
+            say("not judged: whether acknowledged writes survive, since nothing was acknowledged \
+                 (write `ack TOKEN` lines to the descriptor in KILLPOINT_ACK_FD)");
+            if asks {
+                let detail = "a check was given, and nothing was ever acknowledged".to_owned();
+                self.find(FindingKind::NothingAcked, detail);
+            }
+        } else if !asks {
+            let detail = "writes were acknowledged, and neither --check-sql nor --check says how \
+                          to ask for them";
+            self.find(FindingKind::LedgerCutShort, detail.to_owned());
+        }
+        say("not judged: power loss");
+        for finding in self.findings.iter().take(10) {
+            say(&format!("{}: {}", finding.kind, finding.detail));
+        }
+        let phases: Vec<String> =
+            self.landed.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
+        let verdict = self.verdict();
+        let exit = Exit::of(verdict == Verdict::Pass, false, verdict);
+        say(&format!(
+            "{verdict} (exit {}): {landed} of {} faults landed ({}) · {} acknowledged · {} \
+             recoveries judged",
+            exit.code(),
+            self.planned,
+            phases.join(", "),
+            self.acked_ever,
+            self.checked
+        ));
+        exit
+    }
+}
+
+/// A word as it means the same in another directory: what names a file from here, made absolute.
+fn absolute(word: &OsString) -> OsString {
+    let path = Path::new(word);
+    let names_a_file = path.is_relative() && path.components().count() > 1 && path.exists();
+    if names_a_file && let Ok(path) = path.canonicalize() {
+        return path.into_os_string();
+    }
+    word.clone()
+}
+
+/// Runs a shell command in `dir`, and gives its exit code.
+fn shell(text: &str, dir: &Path, environment: &[(&str, &OsStr)]) -> Result<i32, CommandError> {
+    let status = std::process::Command::new("/bin/sh")
+        .args(["-c", text])
+        .current_dir(dir)
+        .envs(environment.iter().copied())
+        .status()
+        .map_err(|source| RunError::System { what: "/bin/sh", source })?;
+    Ok(status.code().unwrap_or(-1))
+}
