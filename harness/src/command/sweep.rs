@@ -221,14 +221,17 @@ impl Swept<'_> {
         let (plan, lines) = &prepared.before;
         let before = judge.after_fault(plan, lines);
         let points = std::thread::scope(|scope| {
-            let record = || Range::new(&prepared, &dir.join("record"), Some(0))?.record();
+            let record = || {
+                let mut range = Range::new(&prepared, &dir.join("record"), Some(0))?;
+                Ok((range.record(false)?, range.record(true)?))
+            };
             scope.spawn(record).join()
         });
-        let points = points.unwrap_or_else(|_| {
+        let (points, abandoned) = points.unwrap_or_else(|_| {
             Err(RunError::Zygote("the recording thread panicked".to_owned()))
         })?;
         let strikes = if self.sweep.script.writers == 1 {
-            exhaustive(&points, &self.sweep.faults)
+            exhaustive(&points, abandoned.len() as u64, &self.sweep.faults)
         } else {
             sampled(&points, &self.sweep.faults, self.seed)
         };

@@ -1,6 +1,7 @@
 //! The command as a user has it: real processes, real files, real signals.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::print_stderr,
     missing_docs,
     reason = "a test that cannot set itself up has nothing else to say"
@@ -18,5 +19,11 @@ mod ending;
 mod main_job;
 /// The committed results are what the repository makes.
 mod results;
+/// A script struck at every point.
+mod sweep;
 /// The rules that the tree keeps.
 mod tidy;
+/// The supervisor, from the victim's side.
+mod trace;
+/// Any command as the victim, or watched.
+mod victims;

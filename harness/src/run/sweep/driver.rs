@@ -12,6 +12,9 @@ pub(super) struct Recorder {
 
 impl Driver for Recorder {
     fn at_stop(&mut self, stop: &Stop, _scene: &Scene<'_>) -> Decision {
+        if stop.phase == Phase::Sleep {
+            return Decision::SkipSleep;
+        }
         if let Some(number) = stop.point {
             let length = match stop.operation {
                 Operation::Write { length, .. } => length,
@@ -50,6 +53,9 @@ impl Striker {
 
 impl Driver for Striker {
     fn at_stop(&mut self, stop: &Stop, _scene: &Scene<'_>) -> Decision {
+        if stop.phase == Phase::Sleep {
+            return Decision::SkipSleep;
+        }
         if stop.point.is_none() {
             return Decision::Continue;
         }

@@ -36,7 +36,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Operations that fit the ledger of one process.
 const OPS_MAX: usize = 1_024;
 /// What is stopped at: everything that changes the files, orders or locks them.
-const CALLS: CallSet = CallSet::FAULTS.without(CallKind::Sleep);
+/// Sleeps are among them so as to take no time: a lock that is refused for good is waited for, by
+/// SQLite's own rules, for ten seconds.
+const CALLS: CallSet = CallSet::FAULTS.with(CallKind::Sleep);
 
 /// What every strike starts from.
 #[derive(Debug)]
@@ -176,11 +178,15 @@ impl<'a> Range<'a> {
         Ok(Self { prepared, file, dir, ledger, memory, stderr, cpu })
     }
 
-    /// The points of the undisturbed run.
-    pub fn record(&mut self) -> Result<Vec<Point>, RunError> {
+    /// The points of the undisturbed run; with `abandon`, of one that does not close at its end.
+    pub fn record(&mut self, abandon: bool) -> Result<Vec<Point>, RunError> {
         let mut recorder = Recorder::default();
         self.restore()?;
-        let run = self.supervise(&self.prepared.plan.clone(), &mut recorder)?;
+        let mut plan = self.prepared.plan.clone();
+        for life in &mut plan.lives {
+            life.abandon = abandon;
+        }
+        let run = self.supervise(&plan, &mut recorder)?;
         match run.end {
             RunEnd::AllExited => Ok(recorder.points),
             end => Err(RunError::Zygote(format!("the undisturbed run ended as {end:?}"))),

@@ -89,9 +89,10 @@ fn tears(length: u64, tear_bytes: u32) -> impl Iterator<Item = u64> {
     (1..).map(move |n| n * step).take_while(move |bytes| tear_bytes > 0 && *bytes < length)
 }
 
-/// Every blow at every point, in order.
+/// Every blow at every point, in order. Processes that do not close come no further than to the
+/// `abandoned`-th point.
 #[must_use]
-pub fn exhaustive(points: &[Point], faults: &Faults) -> Vec<Strike> {
+pub fn exhaustive(points: &[Point], abandoned: u64, faults: &Faults) -> Vec<Strike> {
     let mut strikes = Vec::new();
     for point in points {
         let strike = |blow, abandon| Strike {
@@ -110,8 +111,12 @@ pub fn exhaustive(points: &[Point], faults: &Faults) -> Vec<Strike> {
         for code in faults.errors.iter().copied().filter(|code| possible.contains(code)) {
             // What a failed write or sync left in the page cache shows only if nobody tidies up.
             for abandon in [false, true] {
+                if abandon && point.number > abandoned {
+                    continue;
+                }
                 strikes.push(strike(Blow::Fail(code), abandon));
-                if faults.errors_for_good {
+                // A call that is interrupted is made again, by SQLite as by anybody: for ever.
+                if faults.errors_for_good && code != ErrorCode::Eintr {
                     strikes.push(strike(Blow::FailForGood(code), abandon));
                 }
             }
@@ -179,12 +184,14 @@ mod tests {
             point(2, Phase::WalSync, CallKind::Sync, 0),
             point(3, Phase::Close, CallKind::Close, 0),
         ];
-        let strikes = exhaustive(&points, &faults());
+        let strikes = exhaustive(&points, 2, &faults());
         let count = |blow: &dyn Fn(Blow) -> bool| strikes.iter().filter(|s| blow(s.blow)).count();
         assert_eq!(count(&|blow| blow == Blow::KillBefore), 3);
         assert_eq!(count(&|blow| blow == Blow::KillAfter), 1);
         assert_eq!(count(&|blow| matches!(blow, Blow::Tear { .. })), 1);
         assert_eq!(count(&|blow| blow == Blow::Fail(ErrorCode::Eio)), 4);
+        let closed = exhaustive(&points, 1, &faults());
+        assert_eq!(closed.len(), strikes.len() - 1, "point 2 is not reached by who does not close");
         assert_eq!(count(&|blow| blow == Blow::Fail(ErrorCode::Enolck)), 0);
     }
 

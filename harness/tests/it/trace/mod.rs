@@ -1,0 +1,9 @@
+//! Real victims under the supervisor: Python programs on the machine's SQLite, and small C programs.
+
+mod faults;
+mod lifecycle;
+mod locks;
+mod phases;
+mod stacks;
+mod support;
+mod watch;
