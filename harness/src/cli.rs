@@ -137,11 +137,12 @@ pub(crate) struct Exec {
     /// A shell command to run first in each new directory.
     #[arg(long)]
     pub(crate) setup: Option<String>,
-    /// A query with the token as its parameter ?1: gives something if what was acknowledged is there.
+    /// A query with the token as its parameter ?1: gives something if what was acknowledged is
+    /// there.
     #[arg(long)]
     pub(crate) check_sql: Option<String>,
     /// A shell command that ends with 0 if all is there; acknowledged tokens stand line by line in
-    /// the file named in KILLPOINT_ACKS, refused ones in KILLPOINT_REFUSED.
+    /// the file named in `KILLPOINT_ACKS`, refused ones in `KILLPOINT_REFUSED`.
     #[arg(long)]
     pub(crate) check: Option<String>,
     /// How long one run may take: 60s.

@@ -1,8 +1,9 @@
 //! `killpoint exec`: any command as the victim, in any language, on any SQLite.
 //!
-//! Each cycle runs the copies once with one fault at one point, then recovers copies of the database
-//! and asks for everything that was ever acknowledged on it. The first cycle on each database is
-//! undisturbed: it shows which points there are, and that the check holds when nothing is broken.
+//! Each cycle runs the copies once with one fault at one point, then recovers copies of the
+//! database and asks for everything that was ever acknowledged on it. The first cycle on each
+//! database is undisturbed: it shows which points there are, and that the check holds when nothing
+//! is broken.
 
 use super::place::Place;
 use super::progress::{Progress, interruptible};
@@ -197,7 +198,7 @@ impl<'a> Session<'a> {
             dir: dir.clone(),
             deadline: self.arguments.deadline.unwrap_or(Duration::from_mins(1)),
         };
-        let hit = if first { None } else { self.choose() };
+        let hit = if first { None } else { Some(self.choose()) };
         let executed = execute(&victim, hit)?;
         self.take(cycle, hit, &executed);
         if first {
@@ -218,7 +219,7 @@ impl<'a> Session<'a> {
     }
 
     /// The next fault, at a point that the undisturbed run has shown to be there.
-    fn choose(&mut self) -> Option<Hit> {
+    fn choose(&mut self) -> Hit {
         let blow = self.blows[usize::try_from(self.planned).unwrap_or(0) % self.blows.len()];
         self.planned += 1;
         let there: u64 = self
@@ -240,7 +241,7 @@ impl<'a> Session<'a> {
                 Fault::Pause { ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
             }
         };
-        Some(Hit { pattern: blow.pattern, nth, fault })
+        Hit { pattern: blow.pattern, nth, fault }
     }
 
     fn take(&mut self, cycle: u32, hit: Option<Hit>, executed: &Executed) {
@@ -295,8 +296,7 @@ impl<'a> Session<'a> {
         let Some(check) = &self.arguments.check else { return Ok(()) };
         let list = |name: &str, tokens: &[String]| {
             let path = dir.join(name);
-            let text: String = tokens.iter().map(|token| format!("{token}\n")).collect();
-            std::fs::write(&path, text)
+            std::fs::write(&path, tokens.join("\n") + "\n")
                 .map(|()| path.clone())
                 .map_err(|source| RunError::Place { path, source })
         };

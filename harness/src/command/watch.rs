@@ -75,7 +75,7 @@ fn under(
     let Some((program, rest)) = arguments.command.split_first() else {
         return Err(CommandError::Usage("no command after --".to_owned()));
     };
-    let deadline = arguments.deadline.unwrap_or(Duration::from_mins(60));
+    let deadline = arguments.deadline.unwrap_or(Duration::from_hours(1));
     let traced = |source| CommandError::Run(RunError::Trace { source });
     let mut supervisor = Supervisor::new(options.deadline(deadline)).map_err(traced)?;
     for _ in 0..arguments.copies {
@@ -99,9 +99,10 @@ fn describe(finding: &Finding) -> String {
         finding.command,
         finding.at.as_secs_f64(),
     );
-    for (index, frame) in finding.stack.frames.iter().take(FRAMES_SHOWN).enumerate() {
-        text.push_str(&format!("\n    #{index:<2} {frame}"));
-    }
+    let frames = finding.stack.frames.iter().take(FRAMES_SHOWN).enumerate();
+    let stack: Vec<String> =
+        frames.map(|(index, frame)| format!("\n    #{index:<2} {frame}")).collect();
+    text.push_str(&stack.concat());
     text
 }
 

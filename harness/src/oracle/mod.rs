@@ -19,6 +19,8 @@ mod model;
 mod recovery;
 mod tally;
 #[cfg(test)]
+mod fixture;
+#[cfg(test)]
 mod tests;
 
 pub use tally::{MomentTally, Tally};

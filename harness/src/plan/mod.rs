@@ -54,6 +54,8 @@ pub struct CyclePlan {
     pub run_us: u64,
     /// Kills on the way, in order of time.
     pub kills: Vec<KillPlan>,
+    /// How long a kill waits for its moment, even when the cycle would be over, ms.
+    pub moment_wait_ms: u32,
     /// False for the canary of the harness: kills are planned and not sent.
     pub kills_sent: bool,
     /// How the cycle ends.
@@ -141,6 +143,7 @@ impl Plan {
             cycle,
             setting: generation.setting,
             kills: self.kills(place, &lives, run_us),
+            moment_wait_ms: self.scenario.kill.wait_ms,
             kills_sent: !self.scenario.kill.not_sent,
             ending: if graceful { Ending::Graceful } else { Ending::Kill },
             deadline_ms: self.scenario.cycles.deadline_ms,

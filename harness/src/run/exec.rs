@@ -1,5 +1,5 @@
-//! Any command as the victim: runs copies of it under the supervisor, strikes once, collects what they
-//! acknowledged, and looks at what is left of the database.
+//! Any command as the victim: runs copies of it under the supervisor, strikes once, collects what
+//! they acknowledged, and looks at what is left of the database.
 //!
 //! Acknowledgements are lines on a pipe whose number stands in `KILLPOINT_ACK_FD`:
 //!
@@ -209,8 +209,8 @@ pub struct Remains {
 
 /// Recovers two copies of `database` in `dir`, and asks `query` of the first for each token.
 ///
-/// The query has one parameter, the token as text; it is there when the first column of the first row
-/// is neither NULL nor 0.
+/// The query has one parameter, the token as text; it is there when the first column of the first
+/// row is neither NULL nor 0.
 pub fn inspect(
     database: &Path,
     dir: &Path,

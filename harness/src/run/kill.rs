@@ -12,9 +12,6 @@ use crate::plan::{CyclePlan, KillPlan, Moment};
 use killpoint_worker::ledger::{Activity, Kind, Ledger, State};
 use std::time::{Duration, Instant};
 
-/// How long a kill waits for its moment, even when the cycle would be over.
-const MOMENT_DEADLINE: Duration = Duration::from_millis(8);
-
 /// The kills of one cycle.
 pub(super) struct Killer<'a> {
     plan: &'a CyclePlan,
@@ -46,7 +43,10 @@ impl<'a> Killer<'a> {
             let at = self.began + Duration::from_micros(kill.at_us);
             wait::until_time(at);
             let end = self.began + Duration::from_micros(self.plan.run_us);
-            let met = self.await_moment(kill, end.max(at + MOMENT_DEADLINE));
+            let met = self.await_moment(
+                kill,
+                end.max(at + Duration::from_millis(self.plan.moment_wait_ms.into())),
+            );
             // Nobody came to that moment in time: whoever is first in the plan goes instead.
             let victim = met.or_else(|| self.first_alive(kill, |_| true));
             if let Some(slot) = victim {

@@ -100,6 +100,7 @@ fn check_cycles(scenario: &Scenario) -> Result<(), Complaint> {
     check_number(&["cycles", "deadline-ms"], c.deadline_ms, 1, 3_600_000)?;
     check_range(&["cycles", "run-ms"], c.run_ms, 0, 600_000)?;
     let k = &scenario.kill;
+    check_number(&["kill", "wait-ms"], k.wait_ms, 0, 60_000)?;
     let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back];
     let asked: u64 = kills.iter().map(|count| u64::from(*count)).sum();
     let w = &scenario.writers;

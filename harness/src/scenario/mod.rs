@@ -203,7 +203,7 @@ impl Default for Cycles {
 
 /// Process kills a cycle, by the moment that is waited for. Who is left at the end of a cycle is
 /// killed too, all at once, unless the cycle ends gracefully.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Kills {
     /// Anyone, whatever it does.
@@ -216,6 +216,22 @@ pub struct Kills {
     pub checkpoint: u32,
     /// Anyone whose claim the dispatcher has just taken back.
     pub taken_back: u32,
+    /// How long a kill waits for its moment, even when the cycle would be over, ms.
+    pub wait_ms: u32,
     /// Plan them all and send none: what the canary of the harness itself does.
     pub not_sent: bool,
+}
+
+impl Default for Kills {
+    fn default() -> Self {
+        Self {
+            any_moment: 0,
+            transaction: 0,
+            commit: 0,
+            checkpoint: 0,
+            taken_back: 0,
+            wait_ms: 40,
+            not_sent: false,
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! One script, struck at one point of it after another, each time from the same files.
 //!
 //! [`prepare`] makes the files that every strike starts from. A [`Range`] is one thread's place: it
-//! [records](Range::record) the undisturbed run, point by point, and [strikes](Range::strike) at one
-//! of them. The processes are the very workers of a kill cycle, under the supervisor of
+//! [records](Range::record) the undisturbed run, point by point, and [strikes](Range::strike) at
+//! one of them. The processes are the very workers of a kill cycle, under the supervisor of
 //! [`trace`](super::trace); their ledger is the same, and so is the look at what is left.
 //!
 //! Not here: whether what is left is right.
@@ -115,6 +115,7 @@ fn cycle_of(number: u32, lives: Vec<Life>) -> CyclePlan {
         lives,
         run_us: 0,
         kills: Vec::new(),
+        moment_wait_ms: 0,
         kills_sent: true,
         ending: Ending::Graceful,
         deadline_ms: 20_000,
@@ -136,8 +137,8 @@ pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared
         std::fs::read(&there.file).map_err(|source| RunError::place(&there.file, source))?;
     let wal = std::fs::read(with_suffix(&there.file, "-wal")).ok();
     let probe = there.probe.clone();
-    let lives = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
-    let plan = cycle_of(1, lives.collect());
+    let writers = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
+    let plan = cycle_of(1, writers.collect());
     lane.discard()?;
     Ok(Prepared { database, wal, probe, before: (before, lines), plan })
 }

@@ -105,6 +105,21 @@ fn claim_signal() -> Result<i32, Errno> {
     Err(Errno::EAGAIN)
 }
 
+/// Tells the kernel not to send SIGCHLD for every *stop* of a child, which costs 5 % of each. The
+/// signal is sent for ends as before. Does nothing if the process has a handler for it.
+pub(super) fn quiet_stops() {
+    // SAFETY: an all-zero sigaction is a valid one (default disposition, empty mask).
+    let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
+    // SAFETY: a null new action only asks for the present one, written to a live local.
+    let asked = unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) };
+    let default = asked == 0 && action.sa_sigaction == libc::SIG_DFL;
+    if default && action.sa_flags & libc::SA_NOCLDSTOP == 0 {
+        action.sa_flags |= libc::SA_NOCLDSTOP;
+        // SAFETY: the disposition stays the default one; the action is a live local.
+        unsafe { libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut()) };
+    }
+}
+
 fn unblock(signal: i32) -> Result<(), Errno> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that the other calls read; the mask changed is that

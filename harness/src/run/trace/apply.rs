@@ -1,7 +1,7 @@
 //! Carries out what a driver decided, on a thread that stands before a call.
 //!
-//! In: a stop and a [`Decision`]. Out: a thread that runs again, or waits for its time, or dies; and
-//! a receipt for every fault.
+//! In: a stop and a [`Decision`]. Out: a thread that runs again, or waits for its time, or dies;
+//! and a receipt for every fault.
 
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,10 @@ impl Supervisor {
             }
             Decision::SkipSleep | Decision::Continue => self.happen(stop, false, None),
             Decision::Fault(fault) => self.fault(stop, fault),
+            // The thread stays where it is until it is killed.
             Decision::EndRun => {
                 self.ending = true;
-                self.happen(stop, false, None)
+                Ok(())
             }
         }
     }

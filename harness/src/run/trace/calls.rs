@@ -42,11 +42,14 @@ pub enum CallKind {
     Sleep,
     /// `sendfile`, `copy_file_range`, `splice`, `ioctl(FICLONE)`: copies within the kernel.
     Copy,
+    /// `io_uring_setup`. Traced always: what goes through a ring makes no stops, so a run must say
+    /// that there was one.
+    Ring,
 }
 
 impl CallKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Write,
         Self::PositionedRead,
         Self::StreamRead,
@@ -62,10 +65,11 @@ impl CallKind {
         Self::Map,
         Self::Sleep,
         Self::Copy,
+        Self::Ring,
     ];
 
     const fn bit(self) -> u32 {
-        // The discriminants are 0 to 14.
+        // The discriminants are 0 to 15.
         1 << (self as u8)
     }
 }
@@ -213,6 +217,7 @@ calls! {
     CopyFileRange "copy_file_range" Copy;
     Splice "splice" Copy;
     IoctlClone "ioctl" Copy;
+    IoUringSetup "io_uring_setup" Ring;
 }
 
 impl Sys {

@@ -1,7 +1,7 @@
 //! From a call on a database file to the phase that SQLite is in.
 //!
-//! In: the decoded call, the file's role, what is remembered of the database, and [`Facts`] that are
-//! looked up only where the answer depends on them. Out: a [`Phase`]. SQLite's file formats are
+//! In: the decoded call, the file's role, what is remembered of the database, and [`Facts`] that
+//! are looked up only where the answer depends on them. Out: a [`Phase`]. SQLite's file formats are
 //! known here and nowhere else in the tracer.
 
 use super::files::{Database, FileRef, Role};
@@ -22,7 +22,8 @@ const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 const JOURNAL_FIELDS_BYTES: u64 = 28;
 const JOURNAL_COUNT_BYTES: u64 = 12;
 
-/// What the phase may depend on beyond the call itself. Each costs something, so each is asked late.
+/// What the phase may depend on beyond the call itself. Each costs something, so each is asked
+/// late.
 pub(super) trait Facts {
     /// Fills `head` with the first bytes that a write is about to write; false if it cannot.
     fn head(&self, head: &mut [u8]) -> bool;
@@ -69,6 +70,7 @@ pub(super) fn classify(
         Operation::Map { .. }
         | Operation::Unmap { .. }
         | Operation::Allocate { .. }
+        | Operation::Ring
         | Operation::Dup { .. } => Phase::Other,
     }
 }

@@ -19,9 +19,9 @@ pub enum FdUse {
 
 /// A command to run under the supervisor, any number of times.
 ///
-/// It starts with the supervisor's environment unless [`env_clear`](Self::env_clear) is called, with
-/// standard input, output and error shared unless given, in a process group of its own, with all
-/// signals unblocked, and with `no_new_privs` set: set-user-ID programs gain nothing.
+/// It starts with the supervisor's environment unless [`env_clear`](Self::env_clear) is called,
+/// with standard input, output and error shared unless given, in a process group of its own, with
+/// all signals unblocked, and with `no_new_privs` set: set-user-ID programs gain nothing.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub(super) program: PathBuf,
@@ -106,7 +106,8 @@ impl Command {
         self
     }
 
-    /// Runs only on these processors. With supervisor and victim on one processor a stop costs half.
+    /// Runs only on these processors. With supervisor and victim on one processor a stop costs
+    /// half.
     #[must_use]
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
         self.cpus = Some(cpus.into_iter().collect());

@@ -149,7 +149,7 @@ pub enum Decision {
     SkipSleep,
     /// Break something.
     Fault(Fault),
-    /// Kill everything and end the run.
+    /// Kill everything and end the run. The call does not happen.
     EndRun,
 }
 
@@ -202,7 +202,7 @@ pub enum Choice {
     /// None; ask again after this time if nothing has happened.
     WaitAtMost(Duration),
     /// This one, with this decision ([`Decision::Hold`] counts as [`Decision::Continue`]). The
-    /// question is asked again at once.
+    /// question is asked again at once. A thread that is not held counts as [`Choice::Wait`].
     Release(ThreadId, Decision),
 }
 

@@ -13,9 +13,10 @@ use super::ProcessId;
 /// A failure of the tracing machinery, never of the traced program.
 ///
 /// The variants are split by the *caller's next move*: change what the machine permits
-/// ([`NotPermitted`](Self::NotPermitted)), use another machine ([`Unsupported`](Self::Unsupported)),
-/// correct the command ([`Start`](Self::Start), [`ForeignAbi`](Self::ForeignAbi)), or report a fault
-/// of the harness ([`Supervise`](Self::Supervise)).
+/// ([`NotPermitted`](Self::NotPermitted)), use another machine
+/// ([`Unsupported`](Self::Unsupported)), correct the command ([`Start`](Self::Start),
+/// [`ForeignAbi`](Self::ForeignAbi)), or report a fault of the harness
+/// ([`Supervise`](Self::Supervise)).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TraceError {

@@ -15,6 +15,7 @@ use super::files::{
 use super::memory::Memory;
 use super::operation::{Offset, Operation, PathArgument, Syscall};
 use super::phase::Phase;
+use super::report::Unseen;
 use super::state::State;
 use super::{ProcessId, ThreadId};
 
@@ -66,9 +67,16 @@ impl State {
         if by_fd_alone && file.is_none() && undecided.is_none() && !self.options.other_files {
             return Examined::Ignored;
         }
+        if call.sys == Sys::IoUringSetup {
+            self.note_unseen(process, Unseen::Ring);
+            return Examined::Ignored;
+        }
+        let Ok(memory) = self.memory(process) else {
+            self.note_unseen(process, Unseen::Memory);
+            return Examined::Ignored;
+        };
         // Pointers that lead nowhere make the call itself fail: nothing to see.
-        let decoded = self.memory(process).and_then(|memory| Operation::decode(&call, memory));
-        let Ok(mut operation) = decoded else {
+        let Ok(mut operation) = Operation::decode(&call, memory) else {
             return Examined::Ignored;
         };
         let subject = self.subject(process, &operation, file, undecided);
@@ -237,6 +245,7 @@ fn descriptor_of(call: &Syscall) -> Option<i32> {
         | Sys::Link
         | Sys::Linkat
         | Sys::Munmap
+        | Sys::IoUringSetup
         | Sys::Nanosleep
         | Sys::ClockNanosleep => return None,
         // What matters of these is the descriptor that they close, if it is open.

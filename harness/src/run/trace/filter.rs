@@ -7,7 +7,7 @@
 //! command of `fcntl`, a private or anonymous `mmap`) is decided here and costs the victim no stop.
 
 use super::arch;
-use super::calls::{CallSet, Sys};
+use super::calls::{CallKind, CallSet, Sys};
 
 /// The data of a stop at a call of another architecture.
 pub(super) const FOREIGN: u16 = 0xffff;
@@ -77,6 +77,7 @@ pub(super) fn program(calls: CallSet) -> Vec<libc::sock_filter> {
         program.push(jump(AT_LEAST, first, 0, 1));
         program.push(statement(RETURN, RET_TRACE | u32::from(FOREIGN)));
     }
+    let calls = calls.with(CallKind::Ring);
     let traced = Sys::ALL.iter().copied().filter(|call| calls.contains(call.kind()));
     for (call, number) in traced.filter_map(|call| Some((call, arch::number(call)?))) {
         let block = block(call);
@@ -131,7 +132,6 @@ const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calls::CallKind;
     use super::*;
 
     /// What the kernel would do with a call: classic BPF, interpreted.

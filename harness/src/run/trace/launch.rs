@@ -1,8 +1,8 @@
 //! Starts a command under the tracer: fork, wait to be seized, install the filter, exec.
 //!
-//! In: a [`Command`] and a seccomp program. Out: a process stopped at its first instruction, traced,
-//! that dies with the supervisor. The child's side makes only async-signal-safe calls, since the
-//! harness may have other threads.
+//! In: a [`Command`] and a seccomp program. Out: a process stopped at its first instruction,
+//! traced, that dies with the supervisor. The child's side makes only async-signal-safe calls,
+//! since the harness may have other threads.
 #![expect(unsafe_code, reason = "fork, exec and what must happen between them")]
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use super::command::Command;
 use super::error::ptrace_advice;
 use super::ptrace::{self, Resume, Status, Whose};
 
-/// Descriptors that the child needs stand at or above this number, so that none is overwritten while
-/// the given ones are placed below it.
+/// Descriptors that the child needs stand at or above this number, so that none is overwritten
+/// while the given ones are placed below it.
 const STAGING_FD: RawFd = 200;
 
 /// What the child does, in order. The number is what it reports when a step fails.

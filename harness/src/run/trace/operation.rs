@@ -95,7 +95,8 @@ pub enum Operation {
     Open { path: PathArgument, flags: i32 },
     /// `close`.
     Close { fd: i32 },
-    /// `close_range`: both ends included. With `only_mark` it sets close-on-exec and closes nothing.
+    /// `close_range`: both ends included. With `only_mark` it sets close-on-exec and closes
+    /// nothing.
     CloseRange { first: u32, last: u32, only_mark: bool },
     /// `dup`, `dup2`, `dup3`, `fcntl(F_DUPFD)`. `to` is closed first if it is given and open.
     Dup { from: i32, to: Option<i32> },
@@ -111,6 +112,8 @@ pub enum Operation {
     Unmap { address: u64, length: u64 },
     /// `nanosleep`, `clock_nanosleep`.
     Sleep,
+    /// `io_uring_setup`.
+    Ring,
     /// `sendfile`, `copy_file_range`, `splice`, `ioctl(FICLONE)`.
     Copy { from: i32, to: i32 },
 }
@@ -179,6 +182,7 @@ impl Operation {
             }
             Sys::Munmap => Self::Unmap { address: a, length: b },
             Sys::Nanosleep | Sys::ClockNanosleep => Self::Sleep,
+            Sys::IoUringSetup => Self::Ring,
             Sys::Sendfile => Self::Copy { from: fd(b), to: fd(a) },
             Sys::CopyFileRange | Sys::Splice => Self::Copy { from: fd(a), to: fd(c) },
             Sys::IoctlClone => Self::Copy { from: clone_source(memory, b, c)?, to: fd(a) },
@@ -219,6 +223,7 @@ impl Operation {
             | Self::Rename { .. }
             | Self::Link { .. }
             | Self::Unmap { .. }
+            | Self::Ring
             | Self::Sleep => None,
         }
     }

@@ -164,8 +164,8 @@ pub enum Phase {
     FrameHeader,
     /// The page behind a frame header that ends no transaction.
     FramePage,
-    /// The frame header that ends a transaction (its "size after commit" is not 0). Sent in one write
-    /// with its page, the page belongs to it.
+    /// The frame header that ends a transaction (its "size after commit" is not 0). Sent in one
+    /// write with its page, the page belongs to it.
     CommitFrame,
     /// The page behind a [`CommitFrame`](Self::CommitFrame): once it is whole, the transaction is
     /// committed for every process on this machine.

@@ -111,6 +111,17 @@ pub enum RunEnd {
     Stalled,
 }
 
+/// Why calls of a process may have gone unseen. A run with any of these proves less than it seems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unseen {
+    /// It made an `io_uring`: what goes through that makes no stops.
+    Ring,
+    /// Its memory cannot be read, so what its calls point to is not known: it has made itself
+    /// undumpable, or runs as another user.
+    Memory,
+}
+
 /// One process of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProcessReport {
@@ -128,6 +139,8 @@ pub struct ProcessReport {
     pub exit: Option<Exit>,
     /// Stops on database files.
     pub points: u64,
+    /// Why calls of it may have gone unseen; empty if none did.
+    pub unseen: Vec<Unseen>,
     /// Where it was when the run was cut short: the state of its main thread.
     pub cut_short_in: Option<String>,
 }
@@ -182,6 +195,13 @@ impl fmt::Display for Run {
                 (Some(exit), None) => writeln!(out, "{exit}")?,
                 (Some(exit), Some(place)) => writeln!(out, "{exit}, when {place}")?,
                 (None, _) => writeln!(out, "end not seen")?,
+            }
+            for unseen in &process.unseen {
+                let why = match unseen {
+                    Unseen::Ring => "it uses io_uring",
+                    Unseen::Memory => "its memory cannot be read",
+                };
+                writeln!(out, "    calls may have gone unseen: {why}")?;
             }
         }
         Ok(())

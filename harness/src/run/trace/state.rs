@@ -3,7 +3,7 @@
 //! Changed only by what the kernel reports. No system call that changes a victim is made here.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::time::Instant;
@@ -13,11 +13,12 @@ use super::calls::{CallKind, Sys};
 use super::driver::{Fault, Stop};
 use super::error::status_field;
 use super::files::{Descriptor, FdTable, FileRef, Files, LockModel, Owner, Sight, Slot};
+use super::hash::NumberMap;
 use super::memory::Memory;
 use super::operation::Operation;
 use super::options::Options;
 use super::ptrace;
-use super::report::{Exit, ProcessReport};
+use super::report::{Exit, ProcessReport, Unseen};
 use super::stack::Unwinder;
 use super::{ProcessId, ThreadId};
 
@@ -79,6 +80,7 @@ pub(super) struct Process {
     pub(super) memory: OnceCell<Memory>,
     pub(super) points: u64,
     pub(super) killed: bool,
+    pub(super) unseen: Vec<Unseen>,
     pub(super) cut_short_in: Option<String>,
     /// Mappings of the wal-index: address, length, file.
     pub(super) maps: Vec<(u64, u64, FileRef)>,
@@ -86,8 +88,18 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn report(self, process: ProcessId, exit: Option<Exit>) -> ProcessReport {
-        let Self { parent, spawned, copy, command, points, cut_short_in, .. } = self;
-        ProcessReport { process, parent, spawned, copy, command, exit, points, cut_short_in }
+        let Self { parent, spawned, copy, command, points, unseen, cut_short_in, .. } = self;
+        ProcessReport {
+            process,
+            parent,
+            spawned,
+            copy,
+            command,
+            exit,
+            points,
+            unseen,
+            cut_short_in,
+        }
     }
 }
 
@@ -96,11 +108,11 @@ impl Process {
 pub(super) struct State {
     pub(super) options: Options,
     /// The living.
-    pub(super) processes: HashMap<ProcessId, Process>,
+    pub(super) processes: NumberMap<ProcessId, Process>,
     /// The dead, each with its place in the order of beginning. A number may occur twice.
     pub(super) finished: Vec<(usize, ProcessReport)>,
-    pub(super) threads: HashMap<ThreadId, Thread>,
-    pub(super) tables: HashMap<Owner, FdTable>,
+    pub(super) threads: NumberMap<ThreadId, Thread>,
+    pub(super) tables: NumberMap<Owner, FdTable>,
     pub(super) files: Files,
     pub(super) locks: LockModel,
     pub(super) unwinder: RefCell<Unwinder>,
@@ -117,10 +129,10 @@ impl State {
         Self {
             files: Files::new(&options.databases),
             options,
-            processes: HashMap::new(),
+            processes: NumberMap::default(),
             finished: Vec::new(),
-            threads: HashMap::new(),
-            tables: HashMap::new(),
+            threads: NumberMap::default(),
+            tables: NumberMap::default(),
             locks: LockModel::default(),
             unwinder: RefCell::default(),
             started: Instant::now(),
@@ -151,6 +163,7 @@ impl State {
             memory: OnceCell::new(),
             points: 0,
             killed: false,
+            unseen: Vec::new(),
             cut_short_in: None,
             maps: Vec::new(),
         };
@@ -254,6 +267,15 @@ impl State {
         }
         self.unwinder.get_mut().forget(process);
         self.finished.push((record.index, record.report(process, Some(exit))));
+    }
+
+    /// Notes that calls of a process may go unseen.
+    pub(super) fn note_unseen(&mut self, process: ProcessId, why: Unseen) {
+        if let Some(record) = self.processes.get_mut(&process)
+            && !record.unseen.contains(&why)
+        {
+            record.unseen.push(why);
+        }
     }
 
     pub(super) fn owner(&self, process: ProcessId) -> Owner {

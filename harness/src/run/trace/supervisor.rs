@@ -1,8 +1,8 @@
 //! The tracing thread: starts commands, waits for what happens to them, asks the driver, and leaves
 //! nothing behind.
 //!
-//! All of a supervisor's work is done on the thread that made it, since the kernel ties tracing to a
-//! thread. Whatever happens to that thread or its process, the victims die with it
+//! All of a supervisor's work is done on the thread that made it, since the kernel ties tracing to
+//! a thread. Whatever happens to that thread or its process, the victims die with it
 //! (`PTRACE_O_EXITKILL`); threads and children of a victim are traced from their first instruction,
 //! whatever session or process group they go to.
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::alarm::Alarm;
+use super::alarm::{self, Alarm};
 use super::command::{Command, FdUse};
 use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Whom};
 use super::files::FileId;
@@ -25,9 +25,10 @@ use super::scene::Scene;
 use super::state::{Activity, State};
 use super::{ProcessId, ThreadId, TraceError};
 
-/// How often the processor is offered to others before the thread blocks. While a victim runs from
-/// stop to stop, being offered the processor is all it needs, and costs half of a wake-up.
-const YIELDS: usize = 64;
+/// How long the thread looks for news before it blocks. While a victim runs from stop to stop the
+/// news is there within this time, and a wake-up would cost more. The processor is offered to
+/// others meanwhile; once they have used it for longer, waiting is left to the kernel.
+const LOOKING: Duration = Duration::from_micros(40);
 
 /// The deadline is looked at after this many events, and whenever nothing happens.
 const EVENTS_BETWEEN_LOOKS: u64 = 256;
@@ -86,6 +87,7 @@ impl Supervisor {
     /// A supervisor of the calling thread.
     pub fn new(options: Options) -> Result<Self, TraceError> {
         let filter = filter::program(options.calls);
+        alarm::quiet_stops();
         let alarm =
             Alarm::new().map_err(|errno| TraceError::supervise("make a timer", 0, errno))?;
         Ok(Self {
@@ -159,12 +161,16 @@ impl Supervisor {
 
     /// The next thing that happened; `None` if it is time to look at the clock.
     fn next_status(&mut self) -> Result<Option<(ThreadId, Status)>, TraceError> {
-        for _ in 0..YIELDS {
+        if let Some(status) = wait(false)? {
+            return Ok(Some(status));
+        }
+        let began = Instant::now();
+        while began.elapsed() < LOOKING {
+            // Yielding cannot fail on Linux.
+            nix::sched::sched_yield().ok();
             if let Some(status) = wait(false)? {
                 return Ok(Some(status));
             }
-            // Yielding cannot fail on Linux.
-            nix::sched::sched_yield().ok();
         }
         let due = self.timers.iter().map(|timer| timer.due).chain(self.ask_again).min();
         let deadline = self.deadline();
@@ -212,7 +218,13 @@ impl Supervisor {
             let running = self.state.running();
             let quiet = self.last_event.elapsed();
             let standing = Standing { held: &self.held, running, quiet };
-            match driver.choose(standing, &self.scene()) {
+            let mut choice = driver.choose(standing, &self.scene());
+            if let Choice::Release(thread, _) = choice
+                && !self.held.iter().any(|stop| stop.thread == thread)
+            {
+                choice = Choice::Wait;
+            }
+            match choice {
                 Choice::Wait => {
                     if running == 0 && self.timers.is_empty() {
                         self.cut_short(RunEnd::Stalled)?;

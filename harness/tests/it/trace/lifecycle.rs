@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use killpoint::run::trace::{
     CallKind, CallSet, Choice, Command, Databases, Decision, Driver, Event, Exit, Leftovers,
-    LookOn, Options, ProcessId, Run, RunEnd, Scene, Standing, Stop, Supervisor, TraceError,
+    LookOn, Options, ProcessId, Run, RunEnd, Scene, Standing, Stop, Supervisor, TraceError, Unseen,
 };
 
 use super::support::{Lab, Recorder, run, run_all};
@@ -125,7 +125,8 @@ fn panicking_driver_leaves_nothing_behind() {
 fn exec_chain_keeps_being_traced() {
     let lab = Lab::new();
     let script = "if len(sys.argv) < 2 or sys.argv[1] != 'again':\n\
-        \x20os.execv(sys.executable, [sys.executable, '-S', '-c', open('script').read(), 'again'])\n\
+        \x20os.execv(sys.executable, [sys.executable, '-S', '-c', \
+         open('script').read(), 'again'])\n\
         c = sqlite3.connect(DB)\nc.execute('CREATE TABLE t(x)')\nc.commit()\n";
     let head = format!("import os, sys, sqlite3\nDB = {:?}\n", lab.db.display().to_string());
     std::fs::write(lab.path("script"), format!("{head}{script}")).unwrap();
@@ -395,7 +396,8 @@ fn file_table_shared_by_two_processes_is_one_table() {
         "shared",
         "#define _GNU_SOURCE\n#include <sched.h>\n#include <fcntl.h>\n#include <unistd.h>\n\
          #include <signal.h>\n#include <sys/wait.h>\nstatic int fd;\n\
-         static int child(void *path) { close(fd); return open(path, O_RDWR | O_CREAT, 0600) != fd; }\n\
+         static int child(void *path) { close(fd); \
+         return open(path, O_RDWR | O_CREAT, 0600) != fd; }\n\
          static char stack[65536];\n\
          int main(int c, char **v) {\n\
            fd = open(v[1], O_RDWR); pwrite(fd, \"x\", 1, 0);\n\
@@ -410,4 +412,47 @@ fn file_table_shared_by_two_processes_is_one_table() {
     let run = run(lab.options(calls), &command, &mut recorder);
     assert_eq!(run.exit_of(0), Some(Exit::Code(0)), "{run}");
     assert_eq!(recorder.phases(), ["db-page-write", "close"], "{run}");
+}
+
+#[test]
+fn process_whose_calls_may_go_unseen_is_named() {
+    let lab = Lab::new();
+    let program = lab.compile(
+        "ring",
+        "#define _GNU_SOURCE\n#include <unistd.h>\n#include <sys/syscall.h>\n#include <string.h>\n\
+         int main() { char p[120]; memset(p, 0, sizeof p); syscall(425, 2, p); return 0; }\n",
+    );
+    let options = Options::new(CallSet::WRITES_AND_SYNCS, Databases::Detect);
+    let ring = run(options, &Command::new(program), &mut LookOn);
+    assert_eq!(ring.processes[0].unseen, [Unseen::Ring]);
+    assert!(ring.to_string().contains("io_uring"));
+    let plain = run(self::options(), &shell("true"), &mut LookOn);
+    assert_eq!(plain.processes[0].unseen, []);
+}
+
+#[test]
+fn driver_that_waits_at_most_so_long_is_asked_again() {
+    /// Lets the held thread go once nothing has happened for a while.
+    struct Patient(Vec<Duration>);
+    impl Driver for Patient {
+        fn at_stop(&mut self, stop: &Stop, _scene: &Scene<'_>) -> Decision {
+            if stop.copy == 0 { Decision::Hold } else { Decision::Continue }
+        }
+        fn choose(&mut self, standing: Standing<'_>, _scene: &Scene<'_>) -> Choice {
+            if standing.quiet < Duration::from_millis(100) {
+                return Choice::WaitAtMost(Duration::from_millis(100));
+            }
+            self.0.push(standing.quiet);
+            Choice::Release(standing.held[0].thread, Decision::SkipSleep)
+        }
+    }
+    // The second copy blocks in a call that is not traced.
+    let (read, _write) = std::io::pipe().unwrap();
+    let fd = killpoint::run::trace::FdUse::Plain;
+    let blocked = shell("read line").fd(0, read.into(), fd);
+    let mut driver = Patient(Vec::new());
+    let options = options().leftovers(Leftovers::Kill).deadline(Duration::from_secs(3));
+    let run = run_all(options, &[shell("exec sleep 1000"), blocked], &mut driver);
+    assert_eq!(run.exit_of(0), Some(Exit::Code(0)), "{run}");
+    assert!(!driver.0.is_empty());
 }

@@ -1,5 +1,7 @@
-//! Real victims under the supervisor: Python programs on the machine's SQLite, and small C programs.
+//! Real victims under the supervisor: Python programs on the machine's SQLite, and small C
+//! programs.
 
+mod close_race;
 mod faults;
 mod lifecycle;
 mod locks;

@@ -1,4 +1,5 @@
-//! The phases of real commits, held against the measured table of system calls (facts/sqlite.md 3.1).
+//! The phases of real commits, held against the measured table of system calls (facts/sqlite.md
+//! 3.1).
 
 use killpoint::run::trace::{CallKind, CallSet, Databases, LookOn, Options};
 

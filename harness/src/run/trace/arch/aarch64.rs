@@ -63,6 +63,7 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::CopyFileRange => 285,
         Sys::Preadv2 => 286,
         Sys::Pwritev2 => 287,
+        Sys::IoUringSetup => 425,
         Sys::CloseRange => 436,
         Sys::Openat2 => 437,
         Sys::Open | Sys::Creat | Sys::Dup2 | Sys::Unlink | Sys::Rename | Sys::Link => return None,

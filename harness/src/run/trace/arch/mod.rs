@@ -1,8 +1,8 @@
 //! What differs between processors: call numbers and registers.
 //!
 //! Everything else of the tracer is shared, since `PTRACE_GET_SYSCALL_INFO` tells a call and its
-//! arguments in one form. Each processor's file offers the same functions; the tests compile that of
-//! the other processor too, so that it cannot rot unseen.
+//! arguments in one form. Each processor's file offers the same functions; the tests compile that
+//! of the other processor too, so that it cannot rot unseen.
 
 #[cfg(any(target_arch = "aarch64", test))]
 #[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "compiled to be checked"))]

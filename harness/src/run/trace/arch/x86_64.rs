@@ -56,6 +56,7 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::CopyFileRange => 326,
         Sys::Preadv2 => 327,
         Sys::Pwritev2 => 328,
+        Sys::IoUringSetup => 425,
         Sys::CloseRange => 436,
         Sys::Openat2 => 437,
     })

@@ -30,7 +30,8 @@ pub(super) fn path_of(process: ProcessId, fd: i32) -> io::Result<PathBuf> {
     })
 }
 
-/// The way to a path argument from here: through the victim's root, working directory, or descriptor.
+/// The way to a path argument from here: through the victim's root, working directory, or
+/// descriptor.
 fn way_to(process: ProcessId, argument: &PathArgument) -> PathBuf {
     if let Ok(inner) = argument.path.strip_prefix("/") {
         Path::new(&format!("/proc/{process}/root")).join(inner)

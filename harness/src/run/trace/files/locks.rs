@@ -6,10 +6,9 @@
 //!
 //! Not here: locks of open files (`F_OFD_*`), which closes do not drop while a copy is open.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
+use super::super::hash::NumberMap;
 use super::super::operation::LockKind;
 use super::FileId;
 
@@ -74,7 +73,7 @@ pub struct HeldLock {
 /// All record locks of the traced processes.
 #[derive(Clone, Debug, Default)]
 pub struct LockModel {
-    held: HashMap<(Owner, FileId), Vec<HeldLock>>,
+    held: NumberMap<(Owner, FileId), Vec<HeldLock>>,
 }
 
 impl LockModel {

@@ -79,7 +79,8 @@ pub struct FileRef {
 pub enum Databases {
     /// These, whether they exist yet or not. No database file is ever opened by the supervisor.
     At(Vec<PathBuf>),
-    /// Whatever a victim locks as SQLite does, or whose header or sidecars say that it is a database.
+    /// Whatever a victim locks as SQLite does, or whose header or sidecars say that it is a
+    /// database.
     ///
     /// To see a header the supervisor opens, reads and closes the file. By the rules of POSIX that
     /// drops all locks that the *supervising* process has on it, so a process that has one of these

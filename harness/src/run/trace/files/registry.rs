@@ -1,12 +1,12 @@
 //! The files of this run that matter, and how they are recognised.
 
-use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::super::ProcessId;
+use super::super::hash::NumberMap;
 use super::super::phase::Sidecar;
 use super::locate::{id_of, link_of, path_of};
 use super::{DatabaseId, Databases, FileId, FileRef, Role};
@@ -45,7 +45,7 @@ pub(in super::super) enum Sight {
 pub(in super::super) struct Files {
     detect: bool,
     databases: Vec<Database>,
-    known: HashMap<FileId, (FileRef, PathBuf)>,
+    known: NumberMap<FileId, (FileRef, PathBuf)>,
     acks: Vec<FileId>,
 }
 
@@ -54,7 +54,7 @@ impl Files {
         let mut files = Self {
             detect: matches!(asked, Databases::Detect),
             databases: Vec::new(),
-            known: HashMap::new(),
+            known: NumberMap::default(),
             acks: Vec::new(),
         };
         if let Databases::At(paths) = asked {

@@ -30,6 +30,9 @@ pub enum Stranger {
 pub enum Breach {
     /// A descriptor was closed while the process held locks on the file through another one: the
     /// kernel dropped them all, and SQLite does not know.
+    ///
+    /// SQLite itself does this, up to 3.54.1 at least, if one thread closes a connection at the
+    /// moment at which another begins a transaction; then the stack leads to `sqlite3_close`.
     LocksDropped {
         /// The descriptor that was closed.
         closed_fd: i32,

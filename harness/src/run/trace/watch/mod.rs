@@ -1,8 +1,9 @@
 //! Watches programs for breaches of the rules that SQLite relies on and cannot enforce.
 //!
-//! A [`Watcher`] is a driver that changes nothing: it reads the stream of stops and the supervisor's
-//! picture of descriptors and locks. Each rule stands in a file of its own, with what it does not
-//! see. Reads of pages and writes through mappings make no stops, so nothing is judged by them.
+//! A [`Watcher`] is a driver that changes nothing: it reads the stream of stops and the
+//! supervisor's picture of descriptors and locks. Each rule stands in a file of its own, with what
+//! it does not see. Reads of pages and writes through mappings make no stops, so nothing is judged
+//! by them.
 //!
 //! Not here: what a finding means for the data; the command line.
 

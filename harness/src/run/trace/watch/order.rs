@@ -3,9 +3,9 @@
 //!
 //! Whether a process syncs at all is not announced, so it is judged by what it does. A process that
 //! never syncs a database is taken for one with `synchronous=OFF` and breaks nothing; a suspicion
-//! against it waits until it syncs. It is taken for one with FULL once it has synced a commit of its
-//! own under the write lock, outside a checkpoint. A process that changes the setting half-way may
-//! be blamed for what it did before or after.
+//! against it waits until it syncs. It is taken for one with FULL once it has synced a commit of
+//! its own under the write lock, outside a checkpoint. A process that changes the setting half-way
+//! may be blamed for what it did before or after.
 
 use std::collections::{HashMap, HashSet};
 

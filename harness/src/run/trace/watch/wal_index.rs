@@ -1,8 +1,8 @@
 //! The rule about the wal-index: no more frames are in the database than the WAL has.
 //!
 //! `nBackfill` (at byte 96) may pass `mxFrame` (at byte 16) only in the middle of a reset or a
-//! recovery, and whoever is in one holds the write or the recovery lock. The bytes are read from the
-//! memory of the process at hand, through its own mapping: no file is opened.
+//! recovery, and whoever is in one holds the write or the recovery lock. The bytes are read from
+//! the memory of the process at hand, through its own mapping: no file is opened.
 
 use std::collections::HashMap;
 
