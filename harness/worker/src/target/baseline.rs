@@ -1,0 +1,323 @@
+//! The same board on plain SQLite, as the application of the production report used it: WAL,
+//! pragmas set and never read back, one transaction an operation, no constraints, and no fencing:
+//! whoever still holds an old claim may write under it.
+//!
+//! The tables and columns are those of hardboard, so that one judge reads both. The flaws of the
+//! canaries are built in here, each at the one place where it differs.
+
+use super::{Done, Failure, Op, Target};
+use crate::ledger::Reason;
+use crate::wire::{Flaw, Life};
+use hardboard::{OpKey, Synchronous};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a flawed store leaves its window open.
+const WINDOW: Duration = Duration::from_micros(400);
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS commits (seq INTEGER PRIMARY KEY, session INTEGER, op INTEGER,
+  kind TEXT, task_id INTEGER, token INTEGER, rows INTEGER);
+CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, title TEXT, priority INTEGER,
+  status TEXT, fence INTEGER DEFAULT 0, result TEXT, created_seq INTEGER, changed_seq INTEGER);
+CREATE INDEX IF NOT EXISTS tasks_next ON tasks (status, priority DESC, id);
+CREATE TABLE IF NOT EXISTS runs (task_id INTEGER REFERENCES tasks (id), token INTEGER,
+  worker TEXT, lease_until_ms INTEGER, heartbeats INTEGER DEFAULT 0, started_seq INTEGER,
+  changed_seq INTEGER, ended_seq INTEGER, outcome TEXT);
+CREATE INDEX IF NOT EXISTS runs_task ON runs (task_id, token);
+CREATE INDEX IF NOT EXISTS runs_lease ON runs (ended_seq, lease_until_ms);
+CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, task_id INTEGER REFERENCES tasks (id),
+  token INTEGER, kind TEXT, payload TEXT, commit_seq INTEGER);
+CREATE INDEX IF NOT EXISTS events_task ON events (task_id, id);
+";
+
+pub(super) fn open(
+    path: &Path,
+    life: &Life,
+    flaw: Option<Flaw>,
+    create: bool,
+) -> Result<Box<dyn Target>, String> {
+    let synchronous = match (flaw, life.settings.synchronous) {
+        (Some(Flaw::OtherSynchronous), Synchronous::Normal) => Synchronous::Full,
+        (Some(Flaw::OtherSynchronous), _) => Synchronous::Normal,
+        (_, asked) => asked,
+    };
+    let journal = if flaw == Some(Flaw::NoJournal) { "OFF" } else { "WAL" };
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+    let opened = Connection::open_with_flags_and_vfs(path, flags, super::vfs().as_str())
+        .and_then(|conn| {
+            conn.busy_timeout(Duration::from_millis(life.shape.busy_timeout_ms.into()))?;
+            conn.execute_batch(&format!(
+                "PRAGMA journal_mode = {journal}; PRAGMA synchronous = {};
+                 PRAGMA wal_autocheckpoint = {}; PRAGMA foreign_keys = {};",
+                synchronous.as_str(),
+                life.settings.wal_autocheckpoint,
+                flaw != Some(Flaw::OrphanEvent),
+            ))?;
+            if flaw == Some(Flaw::NoJournal) {
+                conn.execute_batch("PRAGMA cache_size = 4; PRAGMA cache_spill = 1;")?;
+            }
+            if create {
+                conn.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
+            }
+            Ok(conn)
+        })
+        .map_err(|error| format!("open {}: {error}", path.display()))?;
+    Ok(Box::new(Plain { conn: opened, flaw }))
+}
+
+struct Plain {
+    conn: Connection,
+    flaw: Option<Flaw>,
+}
+
+/// Why a body stopped.
+enum Stop {
+    Nothing,
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl Target for Plain {
+    fn perform(
+        &mut self,
+        key: OpKey,
+        op: &Op<'_>,
+        early: &mut dyn FnMut(Done),
+    ) -> Result<Done, Failure> {
+        self.run("BEGIN IMMEDIATE").map_err(|error| refused(&error))?;
+        let mut done = match self.body(key, op) {
+            Ok(done) => done,
+            Err(stop) => {
+                // What matters is told by `stop`; a rollback that fails too is closed with us.
+                drop(self.run("ROLLBACK"));
+                return Err(match stop {
+                    Stop::Nothing => Failure::Refused(Reason::Nothing, String::new()),
+                    Stop::Sqlite(error) => refused(&error),
+                });
+            }
+        };
+        if self.flaw == Some(Flaw::AckBeforeCommit) {
+            early(done);
+            hold_open();
+        }
+        let from = Instant::now();
+        if let Err(error) = self.run("COMMIT") {
+            let busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+            drop(self.run("ROLLBACK"));
+            return Err(if busy { refused(&error) } else { Failure::Unknown(error.to_string()) });
+        }
+        done.commit_ns = u64::try_from(from.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if self.flaw == Some(Flaw::RefusedButApplied) && key.op % 5 == 0 {
+            return Err(Failure::Refused(Reason::Busy, "said to be busy".to_owned()));
+        }
+        Ok(done)
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
+    fn close(self: Box<Self>) -> Result<(), String> {
+        self.conn.close().map_err(|(_, error)| format!("close: {error}"))
+    }
+}
+
+impl Plain {
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(sql)?.raw_execute().map(drop)
+    }
+
+    fn body(&self, key: OpKey, op: &Op<'_>) -> Result<Done, Stop> {
+        match *op {
+            Op::Create { title, priority } => self.create(key, title, priority),
+            Op::ClaimNext { worker, lease_ms } => self.claim_next(key, worker, lease_ms),
+            Op::Heartbeat { task, token, lease_ms } => {
+                let seq = self.log(key, op, task, token)?;
+                self.execute(
+                    "UPDATE runs SET lease_until_ms = ?3, heartbeats = heartbeats + 1,
+                       changed_seq = ?4 WHERE task_id = ?1 AND token = ?2",
+                    params![task, token, wall_ms() + i64::from(lease_ms), seq],
+                )?;
+                Ok(done(task, token, seq))
+            }
+            Op::Events { task, token, events } => self.events(key, op, (task, token), events),
+            Op::Complete { task, token, result } => {
+                let seq = self.log(key, op, task, token)?;
+                self.execute(
+                    "UPDATE runs SET ended_seq = ?3, changed_seq = ?3, outcome = 'completed'
+                     WHERE task_id = ?1 AND token = ?2",
+                    params![task, token, seq],
+                )?;
+                self.execute(
+                    "UPDATE tasks SET status = 'done', result = ?2, changed_seq = ?3
+                     WHERE id = ?1",
+                    params![task, result, seq],
+                )?;
+                Ok(done(task, token, seq))
+            }
+            Op::TakeBack => self.take_back(key),
+        }
+    }
+
+    fn create(&self, key: OpKey, title: &str, priority: i64) -> Result<Done, Stop> {
+        let task: i64 = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM tasks")?
+            .query_row([], |row| row.get(0))?;
+        let seq = self.log(key, &Op::Create { title, priority }, task, 0)?;
+        self.execute(
+            "INSERT INTO tasks (id, title, priority, status, fence, created_seq, changed_seq)
+             VALUES (?1, ?2, ?3, 'ready', 0, ?4, ?4)",
+            params![task, title, priority, seq],
+        )?;
+        self.event(task, 0, "created", title, seq)?;
+        Ok(done(task, 0, seq))
+    }
+
+    fn claim_next(&self, key: OpKey, worker: &str, lease_ms: u32) -> Result<Done, Stop> {
+        // The flawed store gives away what is running as well.
+        let sql = if self.flaw == Some(Flaw::DoubleClaim) && key.op % 2 == 0 {
+            "SELECT id FROM tasks WHERE status <> 'done' ORDER BY status DESC, id LIMIT 1"
+        } else {
+            "SELECT id FROM tasks WHERE status = 'ready' ORDER BY priority DESC, id LIMIT 1"
+        };
+        let next = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+        let task: i64 = next.ok_or(Stop::Nothing)?;
+        let token: i64 = self
+            .conn
+            .prepare_cached("SELECT fence + 1 FROM tasks WHERE id = ?1")?
+            .query_row([task], |row| row.get(0))?;
+        let seq = self.log(key, &Op::ClaimNext { worker, lease_ms }, task, token)?;
+        self.execute(
+            "UPDATE tasks SET fence = ?2, status = 'running', changed_seq = ?3 WHERE id = ?1",
+            params![task, token, seq],
+        )?;
+        self.execute(
+            "INSERT INTO runs (task_id, token, worker, lease_until_ms, heartbeats, started_seq,
+               changed_seq) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)",
+            params![task, token, worker, wall_ms() + i64::from(lease_ms), seq],
+        )?;
+        Ok(done(task, token, seq))
+    }
+
+    fn take_back(&self, key: OpKey) -> Result<Done, Stop> {
+        let expired: Option<(i64, i64)> = self
+            .conn
+            .prepare_cached(
+                "SELECT task_id, token FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1
+                 ORDER BY lease_until_ms LIMIT 1",
+            )?
+            .query_row([wall_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let (task, token) = expired.ok_or(Stop::Nothing)?;
+        let seq = self.log(key, &Op::TakeBack, task, token)?;
+        self.execute(
+            "UPDATE runs SET ended_seq = ?3, changed_seq = ?3, outcome = 'taken-back'
+             WHERE task_id = ?1 AND token = ?2",
+            params![task, token, seq],
+        )?;
+        self.execute(
+            "UPDATE tasks SET status = 'ready', changed_seq = ?2 WHERE id = ?1",
+            params![task, seq],
+        )?;
+        Ok(done(task, token, seq))
+    }
+
+    fn events(
+        &self,
+        key: OpKey,
+        op: &Op<'_>,
+        (task, token): (i64, i64),
+        events: &[(&'static str, String)],
+    ) -> Result<Done, Stop> {
+        let seq = self.log(key, op, task, token)?;
+        for (index, (kind, payload)) in events.iter().enumerate() {
+            if self.flaw == Some(Flaw::SplitTransaction) && index == 1 {
+                self.run("COMMIT")?;
+                hold_open();
+                self.run("BEGIN IMMEDIATE")?;
+            }
+            self.event(task, token, kind, payload, seq)?;
+        }
+        match self.flaw {
+            Some(Flaw::AlienWrite) if key.op % 7 == 0 => {
+                self.event(task, token, "note", "nobody sent this", seq)?;
+            }
+            Some(Flaw::OrphanEvent) if key.op % 7 == 0 => {
+                self.event(-1, token, "note", "an event of no task", seq)?;
+            }
+            _ => {}
+        }
+        Ok(done(task, token, seq))
+    }
+
+    fn event(
+        &self,
+        task: i64,
+        token: i64,
+        kind: &str,
+        payload: &str,
+        seq: i64,
+    ) -> rusqlite::Result<()> {
+        self.execute(
+            "INSERT INTO events (task_id, token, kind, payload, commit_seq)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![task, (token > 0).then_some(token), kind, payload, seq],
+        )
+    }
+
+    /// Writes the row that says who committed what, and gives its sequence number.
+    fn log(&self, key: OpKey, op: &Op<'_>, task: i64, token: i64) -> rusqlite::Result<i64> {
+        self.execute(
+            "INSERT INTO commits (session, op, kind, task_id, token, rows)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                key.session,
+                key.op,
+                op.kind().as_str(),
+                task,
+                (token > 0).then_some(token),
+                op.rows()
+            ],
+        )?;
+        Ok(self.conn.last_insert_rowid())
+    }
+
+    fn execute(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(sql)?.execute(values).map(drop)
+    }
+}
+
+fn done(task: i64, token: i64, seq: i64) -> Done {
+    Done { task, token, seq, commit_ns: 0 }
+}
+
+fn refused(error: &rusqlite::Error) -> Failure {
+    let reason = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy) => Reason::Busy,
+        Some(ErrorCode::DiskFull) => Reason::Full,
+        _ => Reason::Error,
+    };
+    Failure::Refused(reason, error.to_string())
+}
+
+fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Leaves the window of a flawed store open for [`WINDOW`].
+fn hold_open() {
+    let until = Instant::now() + WINDOW;
+    while Instant::now() < until {
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,136 @@
+//! The hardened store as a target: each operation is one call of its public API.
+
+use super::{Done, Failure, Op, Target};
+use crate::ledger::Reason;
+use crate::wire;
+use hardboard::{
+    Board, Commit, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome, StoreError, TaskId,
+};
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) fn open(
+    path: &Path,
+    life: &wire::Life,
+    create: bool,
+) -> Result<Box<dyn Target>, String> {
+    let options = Options {
+        synchronous: life.settings.synchronous,
+        wal_autocheckpoint_pages: life.settings.wal_autocheckpoint,
+        busy_timeout: Duration::from_millis(life.shape.busy_timeout_ms.into()),
+        vfs: Some(super::vfs()),
+    };
+    let board = if create { Board::create(path, &options) } else { Board::open(path, &options) };
+    board
+        .map(|board| Box::new(Hardened { board }) as Box<dyn Target>)
+        .map_err(|error| with_sources(&error))
+}
+
+struct Hardened {
+    board: Board,
+}
+
+impl Target for Hardened {
+    fn perform(
+        &mut self,
+        key: OpKey,
+        op: &Op<'_>,
+        _early: &mut dyn FnMut(Done),
+    ) -> Result<Done, Failure> {
+        let lease = |ms: u32| Duration::from_millis(ms.into());
+        let board = &mut self.board;
+        let done = match *op {
+            Op::Create { title, priority } => board
+                .create_task(key, &NewTask { title, priority })
+                .map(|(task, commit)| done(task, 0, &commit)),
+            Op::ClaimNext { worker, lease_ms } => board
+                .claim_next(key, worker, lease(lease_ms))
+                .and_then_some(|claim| done(claim.task, claim.token.get(), &claim.commit))?,
+            Op::Heartbeat { task, token, lease_ms } => board
+                .heartbeat(key, TaskId::new(task), FencingToken::new(token), lease(lease_ms))
+                .map(|commit| done(TaskId::new(task), token, &commit)),
+            Op::Events { task, token, events } => {
+                let events: Vec<NewEvent<'_>> = events
+                    .iter()
+                    .map(|(kind, payload)| NewEvent { kind, payload: payload.as_str() })
+                    .collect();
+                let fence = (token > 0).then(|| FencingToken::new(token));
+                board
+                    .append_events(key, TaskId::new(task), fence, &events)
+                    .map(|commit| done(TaskId::new(task), token, &commit))
+            }
+            Op::Complete { task, token, result } => board
+                .complete(key, TaskId::new(task), FencingToken::new(token), result)
+                .map(|commit| done(TaskId::new(task), token, &commit)),
+            Op::TakeBack => board
+                .take_back_expired(key)
+                .and_then_some(|back| done(back.task, back.token.get(), &back.commit))?,
+        };
+        done.map_err(|error| failure(&error))
+    }
+
+    fn connection(&self) -> &rusqlite::Connection {
+        self.board.connection()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), String> {
+        self.board.close().map_err(|error| with_sources(&error))
+    }
+}
+
+/// `Ok(None)` of the store is a refusal to the writer: there was nothing to do.
+trait AndThenSome<T> {
+    fn and_then_some(
+        self,
+        made: impl FnOnce(T) -> Done,
+    ) -> Result<Result<Done, StoreError>, Failure>;
+}
+
+impl<T> AndThenSome<T> for Result<Option<T>, StoreError> {
+    fn and_then_some(
+        self,
+        made: impl FnOnce(T) -> Done,
+    ) -> Result<Result<Done, StoreError>, Failure> {
+        match self {
+            Ok(Some(value)) => Ok(Ok(made(value))),
+            Ok(None) => Err(Failure::Refused(Reason::Nothing, String::new())),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+fn done(task: TaskId, token: i64, commit: &Commit) -> Done {
+    Done {
+        task: task.get(),
+        token,
+        seq: commit.seq.get(),
+        commit_ns: u64::try_from(commit.timing.commit.as_nanos()).unwrap_or(u64::MAX),
+    }
+}
+
+fn failure(error: &StoreError) -> Failure {
+    let text = with_sources(error);
+    match error.outcome() {
+        Outcome::Unknown => Failure::Unknown(text),
+        Outcome::Refused => {
+            let reason = match error {
+                StoreError::StaleClaim { .. } => Reason::Stale,
+                StoreError::Busy { .. } => Reason::Busy,
+                StoreError::Full { .. } => Reason::Full,
+                _ => Reason::Error,
+            };
+            Failure::Refused(reason, text)
+        }
+    }
+}
+
+/// An error and its sources, joined by colons.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
