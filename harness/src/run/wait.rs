@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long a wait sleeps between two looks.
-const STEP: Duration = Duration::from_micros(60);
+const STEP: Duration = Duration::from_micros(200);
 /// The same for moments that last tens of microseconds.
 const CLOSE_STEP: Duration = Duration::from_micros(8);
 /// How late the kernel may wake this thread, ns; by default it takes 50 µs.

@@ -16,7 +16,7 @@
 //! transaction:
 //!
 //! ```no_run
-//! use killpoint_trace::trace::{
+//! use killpoint::run::trace::{
 //!     CallSet, Command, Databases, Decision, Driver, Fault, KillWhen, Options, Phase, Scene, Stop,
 //!     Supervisor, TraceError, Whom,
 //! };
