@@ -135,7 +135,12 @@ pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared
     let Some(there) = lane.database.as_ref() else { return Err(RunError::NoDatabase) };
     let database =
         std::fs::read(&there.file).map_err(|source| RunError::place(&there.file, source))?;
-    let wal = std::fs::read(with_suffix(&there.file, "-wal")).ok();
+    let log = with_suffix(&there.file, "-wal");
+    let wal = match std::fs::read(&log) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(RunError::place(&log, error)),
+    };
     let probe = there.probe.clone();
     let writers = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
     let plan = cycle_of(1, writers.collect());
