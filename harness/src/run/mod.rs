@@ -33,6 +33,8 @@ use supervise::{Child, Zygote};
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// How long that takes at most when all is well.
 const OPEN_USUALLY: Duration = Duration::from_millis(100);
+/// A disk with less room than this is full: a -shm grows by 32 KiB.
+const FULL_BELOW_BYTES: u64 = 64 * 1024;
 /// How long the process that makes a database may take.
 const FOUND_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a killed process may take to be gone.
@@ -86,8 +88,10 @@ impl Lane {
         let exits = self.zygote.reap()?;
         let message = self.zygote.ledger().slot(0).message().unwrap_or_default();
         self.database = Some(Database { dir, file, probe });
+        let full = machine::free_bytes(&self.dir).is_some_and(|free| free < FULL_BELOW_BYTES);
         match exits.first() {
             Some(wire::Exit::Code(0)) => Ok(()),
+            Some(_) if full => Err(RunError::NoSpace { path: self.dir.clone(), message }),
             Some(exit) if hung.is_empty() => {
                 Err(RunError::Founder { exit: format!("{exit:?}"), message })
             }
@@ -137,7 +141,15 @@ impl Lane {
             receipt.activity = self.zygote.ledger().slot(receipt.slot).activity();
             lines.push(Line::Killed(receipt));
         }
-        let no_space = exits.iter().position(|exit| *exit == wire::Exit::Code(wire::EXIT_FULL));
+        // On a full disk SQLite may as well report an I/O error, as for a -shm that cannot grow: then
+        // it is the disk that is told of, not the store.
+        let full = machine::free_bytes(&self.dir).is_some_and(|free| free < FULL_BELOW_BYTES);
+        let no_space = exits.iter().position(|exit| match exit {
+            wire::Exit::Code(wire::EXIT_FULL) => true,
+            wire::Exit::Code(wire::EXIT_OPEN | wire::EXIT_STORE) => full,
+            wire::Exit::Signal(signal) => full && *signal == libc::SIGBUS,
+            wire::Exit::Code(_) => false,
+        });
         if let Some(slot) = no_space {
             let message = self.zygote.ledger().slot(slot).message().unwrap_or_default();
             return Err(RunError::NoSpace { path: self.dir.clone(), message });
