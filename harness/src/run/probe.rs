@@ -6,6 +6,7 @@
 //! opened by the writers of the next cycle, whose recovery is then the one that counts.
 
 use super::error::RunError;
+use super::{FULL_BELOW_BYTES, machine};
 use crate::history::Observation;
 use crate::history::content::{
     CommitRow, EventGroup, RunRow, TaskRow, Total, Totals, event_digest,
@@ -71,7 +72,7 @@ impl Probe {
         if let Err(stop) = self.recover(&mut seen) {
             match stop {
                 Stop::Run(error) => return Err(error),
-                Stop::Sqlite(error) if is_full(&error) => {
+                Stop::Sqlite(error) if self.is_full(&error) => {
                     return Err(RunError::NoSpace {
                         path: self.file.clone(),
                         message: error.to_string(),
@@ -84,6 +85,18 @@ impl Probe {
             remove_with_log(copy)?;
         }
         Ok(seen)
+    }
+
+    /// Whether an error is the full disk's. For a -shm that cannot grow SQLite reports an I/O error.
+    fn is_full(&self, error: &rusqlite::Error) -> bool {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => true,
+            Some(ErrorCode::SystemIoFailure) => {
+                let dir = self.file.parent().unwrap_or(&self.file);
+                machine::free_bytes(dir).is_some_and(|free| free < FULL_BELOW_BYTES)
+            }
+            _ => false,
+        }
     }
 
     /// Copies database and WAL twice, and gives their sizes.
@@ -160,10 +173,6 @@ impl From<RunError> for Stop {
     fn from(error: RunError) -> Self {
         Self::Run(error)
     }
-}
-
-fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Copies a database with its WAL or hot journal, without the -shm, and gives the sizes of database
