@@ -141,8 +141,8 @@ impl Lane {
             receipt.activity = self.zygote.ledger().slot(receipt.slot).activity();
             lines.push(Line::Killed(receipt));
         }
-        // On a full disk SQLite may as well report an I/O error, as for a -shm that cannot grow: then
-        // it is the disk that is told of, not the store.
+        // On a full disk SQLite may as well report an I/O error, as for a -shm that cannot grow:
+        // then it is the disk that is told of, not the store.
         let full = machine::free_bytes(&self.dir).is_some_and(|free| free < FULL_BELOW_BYTES);
         let no_space = exits.iter().position(|exit| match exit {
             wire::Exit::Code(wire::EXIT_FULL) => true,
