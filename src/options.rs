@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::board::clock::Clock;
 use crate::error::{Result, StoreError};
 
 /// The variable that overrides [`Options::synchronous`].
@@ -38,6 +39,8 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// The name of a registered SQLite VFS; `None` is the default one.
     pub vfs: Option<String>,
+    /// The clocks by which leases end: the machine's own, unless a test moves them.
+    pub clock: Clock,
 }
 
 impl Default for Options {
@@ -48,6 +51,7 @@ impl Default for Options {
             wal_autocheckpoint_pages: 1000,
             busy_timeout: Duration::from_secs(5),
             vfs: None,
+            clock: Clock::default(),
         }
     }
 }

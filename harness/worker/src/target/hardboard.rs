@@ -19,6 +19,7 @@ pub(super) fn open(
         wal_autocheckpoint_pages: life.settings.wal_autocheckpoint,
         busy_timeout: Duration::from_millis(life.shape.busy_timeout_ms.into()),
         vfs: Some(super::vfs()),
+        ..Options::default()
     };
     let board = if create { Board::create(path, &options) } else { Board::open(path, &options) };
     board
@@ -41,7 +42,7 @@ impl Target for Hardened {
         let board = &mut self.board;
         let done = match *op {
             Op::Create { title, priority } => board
-                .create_task(key, &NewTask { title, priority })
+                .create_task(key, &NewTask { title, priority, ..NewTask::default() })
                 .map(|(task, commit)| done(task, 0, &commit)),
             Op::ClaimNext { worker, lease_ms } => board
                 .claim_next(key, worker, lease(lease_ms))
