@@ -165,6 +165,16 @@ pub enum StoreError {
         newest: i64,
     },
 
+    /// A file beside the board could not be used.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system reported.
+        #[source]
+        source: std::io::Error,
+    },
+
     /// An argument makes no sense.
     #[error("{what} is not {wanted}")]
     Invalid {
@@ -339,6 +349,7 @@ impl StoreError {
             | Self::WorkerLives { .. }
             | Self::StaleDispatcher { .. }
             | Self::Invalid { .. }
+            | Self::File { .. }
             | Self::Full { .. }
             | Self::Io { .. }
             | Self::Corrupt { .. }

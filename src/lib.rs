@@ -27,7 +27,8 @@
 //! - No global state: two boards on two files never share anything.
 //! - No background thread: every byte is written inside a call that the caller made.
 //! - No retry that outlives its deadline, and no retry of a write whose outcome is unknown.
-//! - No file but the database is opened, so no lock of SQLite is ever dropped by this crate.
+//! - No file of the database is opened but by SQLite, so none of its locks is ever dropped by this
+//!   crate. A dispatcher locks a file of its own beside it.
 //!
 //! # Example
 //!
@@ -62,7 +63,7 @@ pub mod cli;
 
 pub use board::claim::{Claim, Claimant, FencingToken, TakenBack};
 pub use board::clock::{Clock, Now};
-pub use board::dispatch::TickReport;
+pub use board::dispatch::{DispatchOptions, Dispatcher, Limits, Taken, Tick, TickReport};
 pub use board::event::{Event, EventId, NewEvent, Pruned};
 pub use board::note::{Attachment, AttachmentId, Comment, CommentId, NewAttachment};
 pub use board::process::{Liveness, Process};

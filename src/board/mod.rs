@@ -7,9 +7,14 @@
 //! In: an [`OpKey`] and what to write. Out: a [`Commit`], or an error that says what it left.
 //! Not here: checkpoints, backups, verification and repair of the file.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of `Tx<'_>` is not general enough for a look: its lifetime is bound early"
+)]
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -370,6 +375,13 @@ impl Board {
     #[must_use]
     pub fn connection(&self) -> &Connection {
         self.db.connection()
+    }
+
+    /// The file, however it was named, as a path that does not depend on where one is.
+    #[must_use]
+    pub fn absolute_path(&self) -> PathBuf {
+        let path = self.db.path();
+        path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
     }
 
     /// Closes the board.

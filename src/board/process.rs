@@ -131,9 +131,11 @@ mod tests {
     fn process_that_has_ended_and_was_not_waited_for_is_gone() {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = child.id().try_into().unwrap();
-        let Ok(process) = Process::of(pid) else { return };
         while Stat::of(pid).is_some_and(|stat| !stat.has_ended()) {}
+        let started_ticks = Stat::of(pid).unwrap().started_ticks;
+        let process = Process { pid, started_ticks, namespace: namespace().unwrap() };
         assert_eq!(process.liveness(), Liveness::Gone);
+        assert!(Process::of(pid).is_err());
         child.wait().unwrap();
     }
 

@@ -70,9 +70,7 @@ kinds! {
     Resign = "resign", "give the dispatcher's lease up";
     Spawn = "spawn", "start a worker";
     Started = "started", "tell whose process works on a task";
-    Reconcile = "reconcile", "reconcile the board";
     Prune = "prune", "take old events out";
-    Import = "import", "import a board";
 }
 
 /// Why the body of a write ended it.

@@ -281,6 +281,7 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         }
         StoreError::WorkerLives { .. } => (Exit::Refused, "stop the worker first"),
         StoreError::StaleDispatcher { .. } => (Exit::Refused, "stop this dispatcher"),
+        StoreError::File { .. } => (Exit::Failed, "look at its place and permissions"),
         StoreError::Invalid { .. } => (Exit::Usage, "see hardboard --help"),
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
