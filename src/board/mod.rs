@@ -16,6 +16,7 @@ use rusqlite::Connection;
 
 use crate::error::{Found, Result, StoreError};
 use crate::options::Options;
+use crate::sqlite::checkpoint::{Checkpoint, Mode};
 use crate::sqlite::database::{Acknowledgement, Database};
 use crate::sqlite::durability::Durability;
 use crate::sqlite::pragma::Pragmas;
@@ -258,7 +259,7 @@ impl Board {
         if identity == Identity::Board {
             schema::check(db.connection(), path)?;
         }
-        db.arm(options)?;
+        db.arm()?;
         let mut board = Self { db, durability: None };
         if identity == Identity::Empty {
             board.make_schema()?;
@@ -286,7 +287,7 @@ impl Board {
             return Err(schema::not_a_board(path, Found::Empty));
         }
         schema::check(db.connection(), path)?;
-        db.arm(options)?;
+        db.arm()?;
         Ok(Self { db, durability: None })
     }
 
@@ -331,6 +332,17 @@ impl Board {
             conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM commits")?
                 .query_row([], |row| row.get(0))
         })
+    }
+
+    /// Copies the log into the database now (see [`Database::checkpoint`]).
+    pub fn checkpoint(&mut self, mode: Mode) -> Result<Option<Checkpoint>> {
+        self.db.checkpoint(mode)
+    }
+
+    /// The database that the board is in.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.db
     }
 
     /// The connection, for readers and checks.
