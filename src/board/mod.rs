@@ -384,7 +384,7 @@ impl Board {
         key: OpKey,
         body: impl FnOnce(&Connection) -> Result<(T, CommitSeq), Stop>,
     ) -> Result<(T, Commit)> {
-        match self.db.write(self.durability, body) {
+        match self.db.write(self.durability, |tx| body(tx)) {
             Ok(((value, seq), ack)) => Ok((value, commit(seq, ack))),
             Err(failure) => Err(self.explain(failure, kind.deed(), key)),
         }
@@ -397,8 +397,8 @@ impl Board {
         key: OpKey,
         body: impl FnOnce(&Connection) -> Result<Option<(T, CommitSeq)>, Stop>,
     ) -> Result<Option<(T, Commit)>> {
-        let body = |conn: &Connection| body(conn).map_err(Some)?.ok_or(None);
-        match self.db.write(self.durability, body) {
+        let written = self.db.write(self.durability, |tx| body(tx).map_err(Some)?.ok_or(None));
+        match written {
             Ok(((value, seq), ack)) => Ok(Some((value, commit(seq, ack)))),
             Err(failure) => match failure.transpose() {
                 None => Ok(None),

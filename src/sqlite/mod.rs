@@ -10,9 +10,15 @@ pub(crate) mod backoff;
 pub(crate) mod callback;
 pub mod sidecar;
 pub(crate) mod place;
+pub mod chain;
+pub mod anchor;
+pub mod verify;
+pub mod quarantine;
 pub mod durability;
 pub mod checkpoint;
 pub mod database;
 pub mod open;
 pub mod pragma;
 pub mod transaction;
+#[cfg(test)]
+pub(crate) mod fixture;
