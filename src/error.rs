@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
-use crate::board::OpKey;
 use crate::board::claim::FencingToken;
+use crate::board::note::AttachmentId;
 use crate::board::task::{Status, TaskId};
+use crate::board::{CommitSeq, OpKey};
 
 /// The result of a call of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -62,6 +63,115 @@ pub enum StoreError {
         task: TaskId,
         /// What it is instead of ready.
         status: Status,
+    },
+
+    /// The task is ready, and names another worker.
+    #[error("task {task} cannot be claimed: it is for {assignee}")]
+    NotForYou {
+        /// The task.
+        task: TaskId,
+        /// Who may claim it.
+        assignee: String,
+    },
+
+    /// Where the task stands forbids it.
+    #[error("task {task} cannot be {deed}: it is {status}")]
+    NotAllowed {
+        /// The task.
+        task: TaskId,
+        /// Where it stands.
+        status: Status,
+        /// What was to be done with it, as in "it was blocked".
+        deed: &'static str,
+    },
+
+    /// A task of that idempotency key is there. Go on with that one.
+    #[error("task {task} has the idempotency key {key:?}")]
+    TaskExists {
+        /// The task that is there.
+        task: TaskId,
+        /// The key.
+        key: String,
+    },
+
+    /// The operation of that key was written before. This call wrote nothing; whatever the
+    /// operation was to do is done.
+    #[error("operation {key} is commit {seq} already")]
+    AlreadyWritten {
+        /// The operation.
+        key: OpKey,
+        /// The commit that wrote it.
+        seq: CommitSeq,
+    },
+
+    /// One task would wait for another that waits for it.
+    #[error("task {child} cannot wait for task {parent}, which is itself or waits for it")]
+    Cycle {
+        /// The task that was to be waited for.
+        parent: TaskId,
+        /// The task that was to wait.
+        child: TaskId,
+    },
+
+    /// The one task does not wait for the other.
+    #[error("task {child} does not wait for task {parent}")]
+    NoSuchLink {
+        /// The task that is not waited for.
+        parent: TaskId,
+        /// The task that does not wait.
+        child: TaskId,
+    },
+
+    /// The task has no attachment of this number.
+    #[error("task {task} has no attachment {attachment}")]
+    NoSuchAttachment {
+        /// The task.
+        task: TaskId,
+        /// The number asked for.
+        attachment: AttachmentId,
+    },
+
+    /// The board has no subscription of this name.
+    #[error("there is no subscription {name:?}")]
+    NoSuchSubscription {
+        /// The name asked for.
+        name: String,
+    },
+
+    /// The board has a subscription of this name.
+    #[error("there is a subscription {name:?} already")]
+    SubscriptionExists {
+        /// The name.
+        name: String,
+    },
+
+    /// The claim's process is alive, so the claim is not given away.
+    #[error("the worker of claim {token} of task {task} is alive: process {pid}")]
+    WorkerLives {
+        /// The task.
+        task: TaskId,
+        /// The claim.
+        token: FencingToken,
+        /// The process.
+        pid: i32,
+    },
+
+    /// Another dispatcher has taken over. This one must stop, and start nothing more.
+    #[error("dispatcher {epoch} has been followed by dispatcher {newest}")]
+    StaleDispatcher {
+        /// The number of the one that called.
+        epoch: i64,
+        /// The number of the newest.
+        newest: i64,
+    },
+
+    /// An argument makes no sense.
+    #[error("{what} is not {wanted}")]
+    Invalid {
+        /// The argument.
+        what: String,
+        /// What it should be.
+        wanted: &'static str,
     },
 
     /// The disk, or the size the database may have, is full. Nothing was written.
@@ -293,6 +403,18 @@ impl StoreError {
             | Self::StaleClaim { .. }
             | Self::NoSuchTask { .. }
             | Self::NotClaimable { .. }
+            | Self::NotForYou { .. }
+            | Self::NotAllowed { .. }
+            | Self::TaskExists { .. }
+            | Self::AlreadyWritten { .. }
+            | Self::Cycle { .. }
+            | Self::NoSuchLink { .. }
+            | Self::NoSuchAttachment { .. }
+            | Self::NoSuchSubscription { .. }
+            | Self::SubscriptionExists { .. }
+            | Self::WorkerLives { .. }
+            | Self::StaleDispatcher { .. }
+            | Self::Invalid { .. }
             | Self::Full { .. }
             | Self::Beside { .. }
             | Self::Io { .. }

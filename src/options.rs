@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::board::clock::Clock;
 use crate::error::{Result, StoreError};
 
 /// The variable that overrides [`Options::synchronous`].
@@ -47,6 +48,8 @@ pub struct Options {
     pub quarantine_bytes: u64,
     /// The name of a registered SQLite VFS; `None` is the default one.
     pub vfs: Option<String>,
+    /// The clocks by which leases end: the machine's own, unless a test moves them.
+    pub clock: Clock,
 }
 
 impl Default for Options {
@@ -60,6 +63,7 @@ impl Default for Options {
             open_check_budget: Duration::from_secs(1),
             quarantine_bytes: 4 << 30,
             vfs: None,
+            clock: Clock::default(),
         }
     }
 }

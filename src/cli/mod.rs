@@ -178,10 +178,13 @@ fn call(command: Command, board: &mut Board) -> Result<Option<Answer>, StoreErro
     Ok(Some(match command {
         Command::Init => return Ok(None),
         Command::Create { title, priority } => {
-            let (task, commit) = board.create_task(key, &NewTask { title: &title, priority })?;
+            let (task, commit) = board
+                .create_task(key, &NewTask { title: &title, priority, ..NewTask::default() })?;
             Answer::wrote("created", task, &commit)
         }
-        Command::List { status } => Answer::list(&board.tasks(TaskFilter { status })?),
+        Command::List { status } => {
+            Answer::list(&board.tasks(TaskFilter { status, ..TaskFilter::default() })?)
+        }
         Command::Show { task } => {
             let task = TaskId::new(task);
             board.at_one_moment(|board| {
@@ -264,7 +267,21 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::Busy { .. } => (Exit::Busy, "try again"),
         StoreError::StaleClaim { .. } => (Exit::Refused, "stop the work on this task"),
         StoreError::NoSuchTask { .. } => (Exit::Refused, "see hardboard list"),
-        StoreError::NotClaimable { .. } => (Exit::Refused, "choose another task"),
+        StoreError::NotClaimable { .. } | StoreError::NotForYou { .. } => {
+            (Exit::Refused, "choose another task")
+        }
+        StoreError::NotAllowed { .. }
+        | StoreError::Cycle { .. }
+        | StoreError::NoSuchLink { .. }
+        | StoreError::NoSuchAttachment { .. }
+        | StoreError::TaskExists { .. }
+        | StoreError::AlreadyWritten { .. } => (Exit::Refused, "see hardboard show"),
+        StoreError::NoSuchSubscription { .. } | StoreError::SubscriptionExists { .. } => {
+            (Exit::Refused, "see hardboard subscriptions")
+        }
+        StoreError::WorkerLives { .. } => (Exit::Refused, "stop the worker first"),
+        StoreError::StaleDispatcher { .. } => (Exit::Refused, "stop this dispatcher"),
+        StoreError::Invalid { .. } => (Exit::Usage, "see hardboard --help"),
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
         StoreError::Beside { .. } => (Exit::Failed, "see that its directory can be written"),

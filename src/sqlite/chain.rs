@@ -41,12 +41,18 @@ pub struct Ledger {
     /// rows it appended, then the columns that went into the link.
     pub commits: &'static str,
     /// All appended rows of commits with a number above `?1`, in the order of writing: the number
-    /// of the commit, the checksum, then the columns that went into the checksum.
+    /// of the commit, the checksum, the key, then the columns that went into the checksum.
     pub rows: &'static str,
     /// The name of the table of appended rows.
     pub rows_table: &'static str,
     /// The number of the last commit of which rows may have been taken out for age; 0: none.
     pub pruned_to: &'static str,
+    /// Gives the row of key `?1` the checksum `?2`.
+    pub set_row: &'static str,
+    /// Gives commit `?1` its number of rows `?2`, `content` `?3` and link `?4`.
+    pub set_commit: &'static str,
+    /// Puts a row for commit `?1` where none is, one that says that it was lost.
+    pub fill_gap: &'static str,
 }
 
 /// What a commit is chained by.
@@ -195,6 +201,72 @@ fn absorb(digest: &mut Digest, value: &dyn ToSql) {
         // Nothing that SQLite would bind either: the row is refused when it is inserted.
         Ok(_) | Err(_) => digest.absorb(ValueRef::Blob(b"not a value")),
     }
+}
+
+/// Makes the chain anew over what is there, within a transaction of the caller's: for rows that
+/// came from elsewhere. Commits that are missing become commits that say so.
+pub(crate) fn rebuild(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<Head> {
+    let mut contents = std::collections::BTreeMap::new();
+    let mut rows = conn.prepare(ledger.rows)?;
+    let columns = rows.column_count();
+    let mut rows = rows.query([0])?;
+    let mut set_row = conn.prepare(ledger.set_row)?;
+    while let Some(row) = rows.next()? {
+        let (seq, key): (i64, i64) = (row.get(0)?, row.get(2)?);
+        let mut digest = Digest::new(ledger.rows_table);
+        for column in 3..columns {
+            digest.absorb(row.get_ref(column)?);
+        }
+        let checksum = digest.checksum();
+        set_row.execute((key, checksum))?;
+        let (content, count) = contents.entry(seq).or_insert_with(|| (Content::new(), 0));
+        content.absorb(checksum);
+        *count += 1;
+    }
+    let newest = contents.last_key_value().map_or(0, |(seq, _)| *seq);
+    fill_gaps(conn, ledger, newest)?;
+    let pruned_to: i64 = conn.query_row(ledger.pruned_to, [], |row| row.get(0))?;
+    // Twice over the commits, for the number of rows is among the columns that go into the link.
+    for (set_links, mut head) in [(false, Head::ORIGIN), (true, Head::ORIGIN)] {
+        let mut commits = conn.prepare(ledger.commits)?;
+        let columns = commits.column_count();
+        let mut commits = commits.query([0])?;
+        let mut set_commit = conn.prepare(ledger.set_commit)?;
+        while let Some(commit) = commits.next()? {
+            let (seq, content, count): (i64, i64, i64) =
+                (commit.get(0)?, commit.get(2)?, commit.get(3)?);
+            let (content, count) = match contents.get(&seq) {
+                Some((found, rows)) if seq > pruned_to => (found.value(), *rows),
+                None if seq > pruned_to => (0, 0),
+                _ => (content, count),
+            };
+            let mut digest = next_link(&head.link);
+            digest.absorb(ValueRef::Integer(seq));
+            digest.absorb(ValueRef::Integer(content));
+            for column in 4..columns {
+                digest.absorb(commit.get_ref(column)?);
+            }
+            head = Head { seq, link: digest.link() };
+            set_commit.execute((seq, count, content, head.link))?;
+        }
+        if set_links {
+            return Ok(head);
+        }
+    }
+    Ok(Head::ORIGIN)
+}
+
+fn fill_gaps(conn: &Connection, ledger: &Ledger, newest: i64) -> rusqlite::Result<()> {
+    let present: std::collections::BTreeSet<i64> = conn
+        .prepare(ledger.commits)?
+        .query_map([0], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let newest = present.last().copied().unwrap_or(0).max(newest);
+    let mut fill = conn.prepare(ledger.fill_gap)?;
+    for seq in (1..=newest).filter(|seq| !present.contains(seq)) {
+        fill.execute([seq])?;
+    }
+    Ok(())
 }
 
 /// What a database knows of its chain while it is open.

@@ -20,6 +20,9 @@ pub(crate) static LEDGER: Ledger = Ledger {
     rows: "SELECT seq, checksum, id, seq, text FROM notes WHERE seq > ?1 ORDER BY id",
     rows_table: "notes",
     pruned_to: "SELECT pruned_to FROM kept",
+    set_row: "UPDATE notes SET checksum = ?2 WHERE id = ?1",
+    set_commit: "UPDATE marks SET rows = ?2, content = ?3, link = ?4 WHERE seq = ?1",
+    fill_gap: "INSERT INTO marks VALUES (?1, 'lost', 0, 0, zeroblob(32))",
 };
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS marks (seq INTEGER PRIMARY KEY, who TEXT NOT NULL,
@@ -86,7 +89,7 @@ impl Place {
             let last: i64 = tx.query_row(last, [], |row| row.get(0)).map_err(refused)?;
             for id in last + 1..=last + rows {
                 let text = format!("note {id} of {seq}, {}", "x".repeat(50));
-                let checksum = entry.row(&[&id, &seq, &text]);
+                let checksum = entry.row(&[&seq, &text]);
                 let insert = "INSERT INTO notes VALUES (?, ?, ?, ?)";
                 tx.execute(insert, (id, seq, text, checksum)).map_err(refused)?;
             }

@@ -253,7 +253,7 @@ impl Rows<'_> {
         let Some(row) = self.rows.next()? else { return Ok(()) };
         let (seq, stored): (i64, i64) = (row.get(0)?, row.get(1)?);
         let mut digest = Digest::new(self.ledger.rows_table);
-        for column in 2..self.columns {
+        for column in 3..self.columns {
             digest.absorb(row.get_ref(column)?);
         }
         if digest.checksum() != stored {

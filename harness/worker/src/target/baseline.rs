@@ -6,6 +6,7 @@
 //! canaries are built in here, each at the one place where it differs.
 
 use super::{Done, Failure, Op, Target};
+use crate::content;
 use crate::ledger::Reason;
 use crate::wire::{Flaw, Life};
 use hardboard::{OpKey, Synchronous};
@@ -161,6 +162,7 @@ impl Plain {
                      WHERE id = ?1",
                     params![task, result, seq],
                 )?;
+                self.event(task, token, "completed", result, seq)?;
                 Ok(done(task, token, seq))
             }
             Op::TakeBack => self.take_back(key),
@@ -205,6 +207,7 @@ impl Plain {
                changed_seq) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)",
             params![task, token, worker, wall_ms() + i64::from(lease_ms), seq],
         )?;
+        self.event(task, token, "claimed", worker, seq)?;
         Ok(done(task, token, seq))
     }
 
@@ -228,6 +231,7 @@ impl Plain {
             "UPDATE tasks SET status = 'ready', changed_seq = ?2 WHERE id = ?1",
             params![task, seq],
         )?;
+        self.event(task, token, "taken-back", content::LEASE_EXPIRED, seq)?;
         Ok(done(task, token, seq))
     }
 

@@ -43,7 +43,7 @@ impl Target for Hardened {
         let board = &mut self.board;
         let done = match *op {
             Op::Create { title, priority } => board
-                .create_task(key, &NewTask { title, priority })
+                .create_task(key, &NewTask { title, priority, ..NewTask::default() })
                 .map(|(task, commit)| done(task, 0, &commit)),
             Op::ClaimNext { worker, lease_ms } => board
                 .claim_next(key, worker, lease(lease_ms))

@@ -67,9 +67,12 @@ impl Op<'_> {
     /// How many event rows it appends.
     pub(crate) fn rows(&self) -> u32 {
         match self {
-            Self::Create { .. } => 1,
+            Self::Create { .. }
+            | Self::ClaimNext { .. }
+            | Self::Complete { .. }
+            | Self::TakeBack => 1,
             Self::Events { events, .. } => u32::try_from(events.len()).unwrap_or(u32::MAX),
-            _ => 0,
+            Self::Heartbeat { .. } => 0,
         }
     }
 }
