@@ -192,6 +192,19 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
 
+    /// A file beside the database could not be opened, locked, read or written. Nothing was
+    /// written to the database.
+    #[error("cannot {during}: {}", path.display())]
+    Beside {
+        /// What was being done.
+        during: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        #[source]
+        source: std::io::Error,
+    },
+
     /// The operating system failed a read or a write. Nothing was written.
     #[error("input or output failed")]
     Io {
@@ -225,6 +238,69 @@ pub enum StoreError {
     /// says can be trusted. This call did nothing. Open the board anew.
     #[error("the connection is not to be used after a write of unknown outcome")]
     Poisoned,
+
+    /// The database, its log or its index was moved, removed, replaced or given another name while
+    /// it was open. Nothing was written. Open the database anew, once it is clear which file is the
+    /// right one.
+    #[error("a file of the open database is not what it was ({what}): {}", path.display())]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        what: &'static str,
+    },
+
+    /// A commit that was acknowledged is not there: an old copy was put over the database, its
+    /// log was lost, or it is another database. Nothing was written. Put the right one back, or
+    /// accept the loss with `hardboard recover`.
+    #[error(
+        "acknowledged commit {missing} is not there, the newest is {newest}: {}", path.display()
+    )]
+    RolledBack {
+        /// The database file.
+        path: PathBuf,
+        /// The number of a commit that was acknowledged and is not there, or not as it was.
+        missing: i64,
+        /// The number of the newest commit that is there.
+        newest: i64,
+    },
+
+    /// The place was quarantined: a process found the database damaged, copied it, and nobody
+    /// writes to it until it is recovered. Nothing was written.
+    #[error("the database is quarantined ({reason}), its copy is {}: {}", copy.display(), path.display())]
+    Quarantined {
+        /// The database file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+        /// Where the copy of database and log lies.
+        copy: PathBuf,
+    },
+
+    /// The database was opened by another process than this one, as before a fork. Nothing was
+    /// done. Open it in this process.
+    #[error("the database was opened by process {opened_by}, and this is process {pid}")]
+    OtherProcess {
+        /// The process that opened it.
+        opened_by: u32,
+        /// This one.
+        pid: u32,
+    },
+
+    /// A checkpoint gave an answer that no sound log can give: more pages copied than there are.
+    /// Acknowledged commits are out of sight, and the next checkpoint or a close by another
+    /// program would lose them. Nothing was written. Stop all processes that have the database
+    /// open, by SIGKILL if need be; a copy of the database and its `-wal`, without the `-shm`, then
+    /// has every commit, and `hardboard recover` makes it.
+    #[error("the log's index is broken ({done_pages} of {log_pages} pages copied): {}", path.display())]
+    BrokenLog {
+        /// The database file.
+        path: PathBuf,
+        /// Pages in the log, as SQLite has it.
+        log_pages: i64,
+        /// Pages copied, as SQLite has it.
+        done_pages: i64,
+    },
 
     /// A setting did not take: read back, it was not what was asked for. The connection is closed.
     #[error("{pragma} is {got}, not {wanted}")]
@@ -351,9 +427,15 @@ impl StoreError {
             | Self::Invalid { .. }
             | Self::File { .. }
             | Self::Full { .. }
+            | Self::Beside { .. }
             | Self::Io { .. }
             | Self::Corrupt { .. }
             | Self::Poisoned
+            | Self::BrokenLog { .. }
+            | Self::Moved { .. }
+            | Self::RolledBack { .. }
+            | Self::Quarantined { .. }
+            | Self::OtherProcess { .. }
             | Self::PragmaRefused { .. }
             | Self::Option { .. }
             | Self::Open { .. }

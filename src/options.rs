@@ -27,16 +27,25 @@ pub const WAL_AUTOCHECKPOINT_VARIABLE: &str = "HARDBOARD_WAL_AUTOCHECKPOINT";
 pub struct Options {
     /// What an acknowledged commit survives.
     pub synchronous: Synchronous,
-    /// A commit that leaves at least this many pages in the write-ahead log copies them into the
-    /// database. 0: never, so the log grows until the last connection is closed. At most
-    /// [`i32::MAX`].
+    /// How many pages the write-ahead log has when a writer copies them into the database. 0:
+    /// never, so the log grows until the last connection is closed. At most [`i32::MAX`].
     ///
-    /// It decides how often a commit is slow and how long the log gets. It has no part in what
-    /// survives a crash: the log is as durable as the database.
+    /// SQLite's own automatic checkpoints are off: one process at a time does it, see
+    /// [`crate::sqlite::checkpoint`]. It decides how often a commit is slow and how long the log
+    /// gets. It has no part in what survives a crash: the log is as durable as the database.
     pub wal_autocheckpoint_pages: u32,
     /// How long a call waits for a lock before it gives up with [`StoreError::Busy`]. Counted in
     /// whole milliseconds, rounded up; at most [`i32::MAX`] of them.
     pub busy_timeout: Duration,
+    /// Whether a commit at [`Durability::Power`](crate::Durability::Power) also waits until its
+    /// record in the anchor is on the disk. It doubles the syncs. Without it a power cut may leave
+    /// the anchor one such commit behind the database, see [`crate::sqlite::anchor`].
+    pub anchor_sync: bool,
+    /// How long an open may look at a database that was left without a close. What it could not
+    /// look at in that time stands in [`crate::sqlite::database::Opened`].
+    pub open_check_budget: Duration,
+    /// How many bytes all quarantine copies of a database may take together.
+    pub quarantine_bytes: u64,
     /// The name of a registered SQLite VFS; `None` is the default one.
     pub vfs: Option<String>,
     /// The clocks by which leases end: the machine's own, unless a test moves them.
@@ -50,6 +59,9 @@ impl Default for Options {
             synchronous: Synchronous::Full,
             wal_autocheckpoint_pages: 1000,
             busy_timeout: Duration::from_secs(5),
+            anchor_sync: false,
+            open_check_budget: Duration::from_secs(1),
+            quarantine_bytes: 4 << 30,
             vfs: None,
             clock: Clock::default(),
         }

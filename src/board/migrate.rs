@@ -7,6 +7,8 @@
 use rusqlite::Connection;
 
 use crate::board::schema;
+use crate::board::sql::LEDGER;
+use crate::sqlite::chain;
 
 /// What puts the rows of a format aside, into temporary tables, and drops its tables.
 const ASIDE: [(i64, &str); 1] = [(
@@ -23,8 +25,10 @@ const ASIDE: [(i64, &str); 1] = [(
 /// which for them is any.
 const BACK: [(i64, &str); 1] = [(
     1,
-    "INSERT INTO commits (seq, session, op, kind, task_id, token, rows, at_ms)
-       SELECT seq, session, op, kind, task_id, token, rows, 0 FROM temp.old_commits;
+    "INSERT INTO commits
+         (seq, session, op, kind, task_id, token, rows, at_ms, content, link)
+       SELECT seq, session, op, kind, task_id, token, rows, 0, 0, zeroblob(32)
+         FROM temp.old_commits;
      INSERT INTO tasks (id, title, priority, status, fence, result, created_seq, changed_seq)
        SELECT id, title, priority, status, fence,
          CASE status WHEN 'done' THEN coalesce(result, '') ELSE result END,
@@ -33,8 +37,8 @@ const BACK: [(i64, &str); 1] = [(
          ended_seq, outcome, boot_id, lease_until_boot_ms, started_boot_ms)
        SELECT task_id, token, worker, lease_until_ms, heartbeats, started_seq, changed_seq,
          ended_seq, outcome, 'before', lease_until_ms, 0 FROM temp.old_runs;
-     INSERT INTO events (id, task_id, token, kind, payload, commit_seq)
-       SELECT id, task_id, token, kind, payload, commit_seq FROM temp.old_events;
+     INSERT INTO events (id, task_id, token, kind, payload, commit_seq, checksum)
+       SELECT id, task_id, token, kind, payload, commit_seq, 0 FROM temp.old_events;
      DROP TABLE temp.old_commits; DROP TABLE temp.old_tasks; DROP TABLE temp.old_runs;
      DROP TABLE temp.old_events;",
 )];
@@ -46,7 +50,9 @@ pub(super) fn to_current(conn: &Connection, format: i64) -> rusqlite::Result<()>
     };
     conn.execute_batch(of(&ASIDE))?;
     schema::make(conn)?;
-    conn.execute_batch(of(&BACK))
+    conn.execute_batch(of(&BACK))?;
+    // The old rows had no chain.
+    chain::rebuild(conn, &LEDGER).map(drop)
 }
 
 #[cfg(test)]

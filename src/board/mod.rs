@@ -20,10 +20,11 @@ use rusqlite::Connection;
 
 use crate::error::{Found, Result, StoreError};
 use crate::options::Options;
+use crate::sqlite::checkpoint::{Checkpoint, Mode};
 use crate::sqlite::database::{Acknowledgement, Database};
 use crate::sqlite::durability::Durability;
 use crate::sqlite::pragma::Pragmas;
-use crate::sqlite::transaction::{Failure, Timing};
+use crate::sqlite::transaction::{Failure, Timing, Transaction};
 
 /// Declares a newtype over the integer that SQLite stores for it.
 macro_rules! stored_integer {
@@ -149,7 +150,7 @@ mod tests;
 
 use clock::Clock;
 use schema::Identity;
-use sql::Tx;
+use sql::{LEDGER, Tx};
 use write::{Kind, Stop, Writing};
 
 stored_integer! {
@@ -272,11 +273,7 @@ impl Board {
         if identity == Identity::Board {
             schema::check(board.connection(), path)?;
         }
-        board.db.arm(options)?;
-        if identity != Identity::Board {
-            board.make_schema()?;
-            schema::check(board.connection(), path)?;
-        }
+        board.begin(identity)?;
         Ok(board)
     }
 
@@ -304,12 +301,19 @@ impl Board {
         if identity == Identity::Board {
             schema::check(board.connection(), path)?;
         }
-        board.db.arm(options)?;
-        if identity != Identity::Board {
-            board.make_schema()?;
-            schema::check(board.connection(), path)?;
-        }
+        board.begin(identity)?;
         Ok(board)
+    }
+
+    /// Puts the settings into effect, makes the schema where it is not the one of this version, and
+    /// compares the board with its anchor.
+    fn begin(&mut self, identity: Identity) -> Result<()> {
+        self.db.arm()?;
+        if identity != Identity::Board {
+            self.make_schema()?;
+            schema::check(self.connection(), self.db.path())?;
+        }
+        self.db.keep_chain(&LEDGER)
     }
 
     fn look(path: &Path, options: &Options, create: bool) -> Result<Self> {
@@ -369,6 +373,17 @@ impl Board {
         &self.clock
     }
 
+    /// Copies the log into the database now (see [`Database::checkpoint`]).
+    pub fn checkpoint(&mut self, mode: Mode) -> Result<Option<Checkpoint>> {
+        self.db.checkpoint(mode)
+    }
+
+    /// The database that the board is in.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.db
+    }
+
     /// The connection, for readers and checks.
     ///
     /// Whoever writes by it breaks what the board promises.
@@ -398,11 +413,14 @@ impl Board {
 
     /// Makes the schema, or brings it to this format, unless another process was quicker.
     fn make_schema(&mut self) -> Result<()> {
-        let path = self.db.path().to_owned();
+        let (path, place) = (self.db.path().to_owned(), self.db.place().to_owned());
         let made = self.db.write(None, |conn| -> Result<(), Stop> {
             match schema::identify(conn, &path)? {
                 Identity::Board => {}
-                Identity::Empty => schema::make(conn)?,
+                Identity::Empty => {
+                    Database::require_nothing_anchored(&place)?;
+                    schema::make(conn)?;
+                }
                 Identity::Older { format } => migrate::to_current(conn, format)?,
             }
             Ok(())
@@ -418,8 +436,8 @@ impl Board {
         body: impl FnOnce(&mut Writing<'_>) -> Result<T, Stop>,
     ) -> Result<(T, Commit)> {
         let clock = &self.clock;
-        let whole = |conn: &Connection| {
-            let mut writing = Writing::begin(conn, clock, kind, key)?;
+        let whole = |open: &Transaction<'_>| {
+            let mut writing = Writing::begin(open, clock, kind, key)?;
             let value = body(&mut writing)?;
             Ok((value, writing.end()?))
         };
@@ -437,8 +455,8 @@ impl Board {
         body: impl FnOnce(&mut Writing<'_>) -> Result<Option<T>, Stop>,
     ) -> Result<Option<(T, Commit)>> {
         let clock = &self.clock;
-        let whole = |conn: &Connection| {
-            let mut writing = Writing::begin(conn, clock, kind, key).map_err(Some)?;
+        let whole = |open: &Transaction<'_>| {
+            let mut writing = Writing::begin(open, clock, kind, key).map_err(Some)?;
             let value = body(&mut writing).map_err(Some)?.ok_or(None)?;
             Ok((value, writing.end().map_err(Some)?))
         };

@@ -35,7 +35,8 @@ pub const FORMAT: i64 = 2;
 /// | `horizon`       | board                       | one row: the oldest event that is kept     |
 ///
 /// `commits.rows` is the number of events that the write appended, and `commits.token` is null
-/// for one that was made without a claim. `tasks.fence` is the newest token that was handed out
+/// for one that was made without a claim. `commits.content`, `commits.link` and `events.checksum`
+/// are the chain of [`crate::sqlite::chain`]. `tasks.fence` is the newest token that was handed out
 /// for the task; it only grows. A run is live while its `ended_seq` is null, and a task has one
 /// live run at most, by an index and not by care alone. A `*_seq` column names the commit that
 /// wrote it. A `*_ms` column is milliseconds since 1970 on the wall clock, and a `*_boot_ms` one
@@ -51,7 +52,9 @@ pub const OBJECTS: [(&str, &str); 25] = [
     task_id INTEGER NOT NULL,
     token INTEGER,
     rows INTEGER NOT NULL CHECK (rows >= 0),
-    at_ms INTEGER NOT NULL
+    at_ms INTEGER NOT NULL,
+    content INTEGER NOT NULL,
+    link BLOB NOT NULL CHECK (length(link) = 32)
 ) STRICT",
     ),
     (
@@ -135,7 +138,8 @@ pub const OBJECTS: [(&str, &str); 25] = [
     token INTEGER,
     kind TEXT NOT NULL,
     payload TEXT NOT NULL,
-    commit_seq INTEGER NOT NULL
+    commit_seq INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
 ) STRICT",
     ),
     (
@@ -539,7 +543,7 @@ mod tests {
             format!("{TASK} (1, 'x', 0, 'scheduled', 0, NULL, 1, 1, NULL, NULL)"),
             format!("{TASK} (1, 'x', 0, 'ready', 0, NULL, 1, 1, 5, NULL)"),
             format!("{RUN} (9, 1, 'ann', 0, 1, 1, NULL, NULL, 'b', 0, 0, NULL)"),
-            "INSERT INTO events VALUES (1, 9, NULL, 'k', 'p', 1)".to_owned(),
+            "INSERT INTO events VALUES (1, 9, NULL, 'k', 'p', 1, 0)".to_owned(),
             format!("{task}; {RUN} (1, 1, 'ann', 0, 1, 1, NULL, 'completed', 'b', 0, 0, NULL)"),
             format!("{task}; {RUN} (1, 1, 'ann', 0, 1, 1, 2, 'lost', 'b', 0, 0, NULL)"),
             format!("{task}; {RUN} (1, 1, 'ann', 0, 1, 1, NULL, NULL, 'b', 0, 0, 7)"),

@@ -4,14 +4,14 @@
 //! held until the commit: so there is no hole, and no number twice. The row in `commits` is written
 //! last, when it is known how many events the write appended.
 
-use rusqlite::Connection;
-
 use crate::board::claim::FencingToken;
 use crate::board::clock::{Clock, Now};
 use crate::board::sql::{CommitRow, Standing, Tx};
 use crate::board::task::TaskId;
 use crate::board::{CommitSeq, OpKey};
 use crate::error::StoreError;
+use crate::sqlite::chain::Entry;
+use crate::sqlite::transaction::Transaction;
 
 /// Declares the kinds of writes: the name in `commits`, and what was being done, for an error's
 /// text ("SQLite failed to ...").
@@ -109,21 +109,23 @@ pub(super) struct Writing<'a> {
     key: OpKey,
     about: (TaskId, Option<FencingToken>),
     events: i64,
+    entry: Entry<'a>,
 }
 
 impl<'a> Writing<'a> {
     /// Begins the write that `key` names, unless it is there already.
     pub(super) fn begin(
-        conn: &'a Connection,
+        open: &Transaction<'a>,
         clock: &'a Clock,
         kind: Kind,
         key: OpKey,
     ) -> Result<Self, Stop> {
-        let tx = Tx::new(conn);
+        let tx = Tx::new(open.connection());
         if let Some(seq) = tx.commit_of(key)? {
             return Err(StoreError::AlreadyWritten { key, seq }.into());
         }
-        let seq = CommitSeq::new(tx.last_commit()?.get() + 1);
+        let entry = open.entry()?;
+        let seq = CommitSeq::new(entry.seq());
         Ok(Self {
             tx,
             seq,
@@ -133,6 +135,7 @@ impl<'a> Writing<'a> {
             key,
             about: (TaskId::new(0), None),
             events: 0,
+            entry,
         })
     }
 
@@ -149,7 +152,7 @@ impl<'a> Writing<'a> {
         kind: &str,
         payload: &str,
     ) -> Result<(), Stop> {
-        self.tx.insert_event((task, token), kind, payload, self.seq)?;
+        self.tx.insert_event((task, token), kind, payload, &mut self.entry)?;
         self.events += 1;
         Ok(())
     }
@@ -193,7 +196,7 @@ impl<'a> Writing<'a> {
             rows: self.events,
             at_ms: self.now.wall_ms,
         };
-        self.tx.insert_commit(self.seq, row)?;
+        self.tx.insert_commit(self.entry, row)?;
         Ok(self.seq)
     }
 }

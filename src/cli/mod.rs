@@ -285,6 +285,16 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::Invalid { .. } => (Exit::Usage, "see hardboard --help"),
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
+        StoreError::Beside { .. } => (Exit::Failed, "see that its directory can be written"),
+        StoreError::Moved { .. } => (Exit::Damaged, "see which file is the right one"),
+        StoreError::RolledBack { .. } => {
+            (Exit::Damaged, "put the right file back, or see hardboard recover --dry-run")
+        }
+        StoreError::Quarantined { .. } => (Exit::Damaged, "see hardboard recover --dry-run"),
+        StoreError::OtherProcess { .. } => (Exit::Failed, "open it in this process"),
+        StoreError::BrokenLog { .. } => {
+            (Exit::Damaged, "stop all its processes at once, then hardboard recover")
+        }
         StoreError::Corrupt { .. } => {
             (Exit::Damaged, "stop all writers and keep the file with its -wal and -shm")
         }

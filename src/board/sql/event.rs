@@ -7,6 +7,7 @@ use crate::board::CommitSeq;
 use crate::board::claim::FencingToken;
 use crate::board::event::{Event, EventId};
 use crate::board::task::TaskId;
+use crate::sqlite::chain::Entry;
 
 const COLUMNS: &str = "id, task_id, token, kind, payload, commit_seq";
 
@@ -20,12 +21,14 @@ impl Tx<'_> {
         (task, token): (TaskId, Option<FencingToken>),
         kind: &str,
         payload: &str,
-        seq: CommitSeq,
+        entry: &mut Entry<'_>,
     ) -> rusqlite::Result<()> {
+        let seq = entry.seq();
+        let checksum = entry.row(&[&task, &token, &kind, &payload, &seq]);
         self.run(
-            "INSERT INTO events (task_id, token, kind, payload, commit_seq) \
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            (task, token, kind, payload, seq),
+            "INSERT INTO events (task_id, token, kind, payload, commit_seq, checksum) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            (task, token, kind, payload, seq, checksum),
         )
         .map(|_| ())
     }

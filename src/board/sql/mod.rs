@@ -5,6 +5,7 @@
 //!
 //! In: numbers and texts. Out: rows as the board's own types. Not here: any rule.
 
+mod chain;
 mod dispatcher;
 mod event;
 mod link;
@@ -15,15 +16,17 @@ mod task;
 #[cfg(test)]
 mod plans;
 
+pub(super) use chain::LEDGER;
 pub(super) use dispatcher::DispatcherRow;
 pub(super) use run::{Ending, LiveRun, NewRun};
 pub(super) use task::{Counts, Standing};
 
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use crate::board::claim::FencingToken;
 use crate::board::task::TaskId;
 use crate::board::{CommitSeq, OpKey};
+use crate::sqlite::chain::Entry;
 
 /// One transaction, or one look, by that connection.
 #[derive(Clone, Copy, Debug)]
@@ -61,12 +64,27 @@ impl<'a> Tx<'a> {
         )
     }
 
-    pub(super) fn insert_commit(self, seq: CommitSeq, row: CommitRow) -> rusqlite::Result<()> {
+    /// Writes the row of the commit that `entry` begins.
+    pub(super) fn insert_commit(self, entry: Entry<'_>, row: CommitRow) -> rusqlite::Result<()> {
         let CommitRow { key, kind, task, token, rows, at_ms } = row;
+        let seq = entry.seq();
+        let sealed = entry.seal(&[&key.session, &key.op, &kind, &task, &token, &rows, &at_ms]);
         self.run(
-            "INSERT INTO commits (seq, session, op, kind, task_id, token, rows, at_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            (seq, key.session, key.op, kind, task, token, rows, at_ms),
+            "INSERT INTO commits \
+             (seq, session, op, kind, task_id, token, rows, at_ms, content, link) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                seq,
+                key.session,
+                key.op,
+                kind,
+                task,
+                token,
+                rows,
+                at_ms,
+                sealed.content,
+                sealed.link,
+            ],
         )
         .map(|_| ())
     }
