@@ -41,7 +41,7 @@ impl<'a> Killer<'a> {
     pub(super) fn kill_on_the_way(&mut self) -> Result<(), RunError> {
         for (index, kill) in self.plan.kills.iter().enumerate() {
             let at = self.began + Duration::from_micros(kill.at_us);
-            wait::until_time(at);
+            wait::until_time(at, || self.children.iter().all(Child::is_gone));
             let end = self.began + Duration::from_micros(self.plan.run_us);
             let met = self.await_moment(
                 kill,
