@@ -463,9 +463,13 @@ fn nursery_forks_the_victims_of_one_run_after_another() {
     let lab = Lab::new();
     let forks = "signal = __import__('signal')\n\
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
-        while os.read(4, 1):\n if os.fork() == 0:\n  c = sqlite3.connect(DB, isolation_level=None)\n\
-        \x20 c.execute('CREATE TABLE IF NOT EXISTS t (a)')\n  c.execute('INSERT INTO t VALUES (1)')\n\
-        \x20 c.close()\n  os._exit(5)\n";
+        while os.read(4, 1):\n\
+        \x20 if os.fork() == 0:\n\
+        \x20  c = sqlite3.connect(DB, isolation_level=None)\n\
+        \x20  c.execute('CREATE TABLE IF NOT EXISTS t (a)')\n\
+        \x20  c.execute('INSERT INTO t VALUES (1)')\n\
+        \x20  c.close()\n\
+        \x20  os._exit(5)\n";
     let mut nursery = Nursery::start(lab.python(forks), 4, CallSet::FAULTS).unwrap();
     for round in 1..=3 {
         let mut supervisor = Supervisor::new(options()).unwrap();
