@@ -2,8 +2,8 @@
 //! instruction. So a victim costs a fork, and neither an exec nor the linking of a program.
 //!
 //! Its supervisor rings, and lets it run until its fork is reported; there it stands until it is
-//! needed again. It has one thread, opens no database, and nobody waits for its children: the kernel
-//! takes them away.
+//! needed again. It has one thread, opens no database, and nobody waits for its children: the
+//! kernel takes them away.
 //!
 //! | descriptor | what it is                                            |
 //! |------------|-------------------------------------------------------|
