@@ -44,7 +44,16 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
     let mut reports: Vec<SweepReport> = Vec::new();
     let mut exits = Vec::new();
     let mut error = None;
-    for (name, sweep) in &sweeps {
+    let began = Instant::now();
+    let budget = arguments.common.budget.unwrap_or_default();
+    // Once through all; after that the sampled ones again, with fresh seeds, while there is time.
+    let again = sweeps.iter().filter(|(_, sweep)| sweep.script.writers > 1).cycle();
+    let rounds = sweeps.iter().chain(again).enumerate();
+    for (index, (name, sweep)) in rounds {
+        if index >= sweeps.len() && began.elapsed() >= budget {
+            break;
+        }
+        let seed = seed.wrapping_add(u64::try_from(index / sweeps.len()).unwrap_or(0));
         let swept = Swept { name, sweep, jobs, seed, interrupted: &interrupted };
         match swept.run(place.work.path()) {
             Ok(report) => {
@@ -80,9 +89,10 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: reports,
+        execs: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
-    write_results(&report, &mut place, None, exit)?;
+    write_results(&report, &mut place, arguments.junit.as_deref(), exit)?;
     if let Some(error) = &report.error {
         say(&format!("killpoint: {error}"));
     }

@@ -11,6 +11,7 @@
 
 pub mod bound;
 pub mod cost;
+pub mod exec;
 pub mod junit;
 pub mod summary;
 pub mod sweep;
@@ -66,6 +67,9 @@ pub struct Report {
     /// One for each sweep file; of `sweep` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<sweep::SweepReport>,
+    /// What was run; of `exec` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub execs: Vec<exec::ExecReport>,
     /// [`NOT_SHOWN`].
     pub not_shown: Vec<String>,
 }

@@ -166,7 +166,8 @@ impl Lane {
         });
         let mut killer = kill::Killer::new(plan, children, ledger);
         killer.kill_on_the_way()?;
-        wait::until_time(killer.began() + Duration::from_micros(plan.run_us));
+        let over = || killer.nothing_to_wait_for();
+        wait::until_time(killer.began() + Duration::from_micros(plan.run_us), over);
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let timing = Timing {
             generation: plan.generation,
