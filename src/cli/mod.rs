@@ -285,6 +285,7 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::PlanOutdated { .. } => (Exit::Refused, "make the plan again"),
         StoreError::Unsound { .. } => (Exit::Damaged, "stop all writers and see hardboard verify"),
         StoreError::Import { .. } => (Exit::Refused, "see hardboard import --help"),
+        StoreError::Config { .. } => (Exit::Usage, "change the file"),
         StoreError::Invalid { .. } => (Exit::Usage, "see hardboard --help"),
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
