@@ -83,6 +83,8 @@ pub enum Given {
 pub struct Setting {
     /// Its name in the file.
     pub name: &'static str,
+    /// The variable that overrides it.
+    pub variable: &'static str,
     /// Whether it stands in the file's section `dispatch`.
     pub of_dispatch: bool,
     /// Why one would touch it.
@@ -104,14 +106,6 @@ pub struct Effective {
     pub origin: Origin,
     /// Why one would touch it.
     pub why: &'static str,
-}
-
-impl Setting {
-    /// The variable that overrides it.
-    #[must_use]
-    pub fn variable(&self) -> String {
-        format!("HARDBOARD_{}", self.name.to_ascii_uppercase().replace('-', "_"))
-    }
 }
 
 impl Default for Config {
@@ -145,12 +139,12 @@ impl Config {
             self.read(&path)?;
         }
         for (index, setting) in SETTINGS.iter().enumerate() {
-            let Some(value) = lookup(&setting.variable()) else { continue };
+            let Some(value) = lookup(setting.variable) else { continue };
             let given = value.to_str().map(|text| Given::One(text.to_owned()));
             let taken = given.and_then(|given| (setting.set)(&mut self, &given));
             if taken.is_none() {
                 return Err(StoreError::Option {
-                    name: setting.name,
+                    name: setting.variable,
                     value: value.to_string_lossy().into_owned(),
                     understood: setting.understood,
                 });
@@ -239,14 +233,15 @@ const MS: &str = "whole numbers of milliseconds from 0 to 2147483647";
 const SECONDS: &str = "numbers of seconds, 0 or more";
 const SOME_SECONDS: &str = "numbers of seconds, more than 0";
 
-/// Declares the settings: name, `dispatch` or `board`, why, what is understood, how it is set from
+/// Declares the settings: `dispatch` or `board`, name, variable, why, what is understood, how it is set from
 /// what was given, how it is shown.
 macro_rules! settings {
-    ($($section:ident $name:literal, $why:literal, $understood:expr,
+    ($($section:ident $name:literal, $variable:literal, $why:literal, $understood:expr,
        |$config:ident, $given:ident| $set:expr, |$shown:ident| $show:expr;)+) => {
         /// All settings.
         pub static SETTINGS: &[Setting] = &[$(Setting {
             name: $name,
+            variable: $variable,
             of_dispatch: settings!(@ $section),
             why: $why,
             understood: $understood,
@@ -259,79 +254,79 @@ macro_rules! settings {
 }
 
 settings! {
-    board "synchronous",
+    board "synchronous", "HARDBOARD_SYNCHRONOUS",
         "what an acknowledged commit survives: normal a kill, full and extra also a power cut",
         LEVELS, |c, given| c.options.synchronous = chosen_level(one(given)?)?,
         |c| c.options.synchronous;
-    board "wal-autocheckpoint",
+    board "wal-autocheckpoint", "HARDBOARD_WAL_AUTOCHECKPOINT",
         "how long the log gets before a commit is slow; no part in what survives a crash",
         PAGES, |c, given| c.options.wal_autocheckpoint_pages = bounded(given)?,
         |c| c.options.wal_autocheckpoint_pages;
-    board "busy-timeout-ms",
+    board "busy-timeout-ms", "HARDBOARD_BUSY_TIMEOUT_MS",
         "how long a call waits for another writer before it says so",
         MS, |c, given| c.options.busy_timeout = Duration::from_millis(bounded(given)?.into()),
         |c| c.options.busy_timeout.as_millis();
-    board "anchor-sync",
+    board "anchor-sync", "HARDBOARD_ANCHOR_SYNC",
         "true: no power cut leaves the anchor a commit behind, for one more sync a commit",
         "true and false", |c, given| c.options.anchor_sync = one(given)?.parse().ok()?,
         |c| c.options.anchor_sync;
-    board "open-check-budget-ms",
+    board "open-check-budget-ms", "HARDBOARD_OPEN_CHECK_BUDGET_MS",
         "how long an open may check a board that was left without a close",
         MS, |c, given| c.options.open_check_budget = Duration::from_millis(bounded(given)?.into()),
         |c| c.options.open_check_budget.as_millis();
-    board "quarantine-bytes",
+    board "quarantine-bytes", "HARDBOARD_QUARANTINE_BYTES",
         "how much room all quarantine copies of a board may take together",
         "whole numbers of bytes", |c, given| c.options.quarantine_bytes = one(given)?.parse().ok()?,
         |c| c.options.quarantine_bytes;
-    dispatch "dispatch-interval-seconds",
+    dispatch "dispatch-interval-seconds", "HARDBOARD_DISPATCH_INTERVAL_SECONDS",
         "less: work starts sooner, and the board is written more often",
         SOME_SECONDS, |c, given| c.dispatch.interval = positive(given)?,
         |c| c.dispatch.interval.as_secs_f64();
-    dispatch "max-spawn",
+    dispatch "max-spawn", "HARDBOARD_MAX_SPAWN",
         "how many workers a round may start, so that a full board is no stampede",
         COUNT, |c, given| c.dispatch.max_spawn = one(given)?.parse().ok()?,
         |c| c.dispatch.max_spawn;
-    dispatch "max-running",
+    dispatch "max-running", "HARDBOARD_MAX_RUNNING",
         "how many workers the machine bears at once; 0: any number",
         COUNT, |c, given| c.dispatch.max_running = one(given)?.parse().ok()?,
         |c| c.dispatch.max_running;
-    dispatch "failure-limit",
+    dispatch "failure-limit", "HARDBOARD_FAILURE_LIMIT",
         "after how many failures in a row a person has to look at a task",
         COUNT, |c, given| c.dispatch.limits.failure_limit = one(given)?.parse().ok()?,
         |c| c.dispatch.limits.failure_limit;
-    dispatch "interruption-limit",
+    dispatch "interruption-limit", "HARDBOARD_INTERRUPTION_LIMIT",
         "after how many kills from outside in a row a person has to look at a task",
         COUNT, |c, given| c.dispatch.limits.interruption_limit = one(given)?.parse().ok()?,
         |c| c.dispatch.limits.interruption_limit;
-    dispatch "cool-down-seconds",
+    dispatch "cool-down-seconds", "HARDBOARD_COOL_DOWN_SECONDS",
         "how long a task rests after its first failure; each further one doubles it",
         SECONDS, |c, given| c.dispatch.limits.cool_down = seconds(given)?,
         |c| c.dispatch.limits.cool_down.as_secs_f64();
-    dispatch "cool-down-max-seconds",
+    dispatch "cool-down-max-seconds", "HARDBOARD_COOL_DOWN_MAX_SECONDS",
         "the longest rest",
         SECONDS, |c, given| c.dispatch.limits.cool_down_max = seconds(given)?,
         |c| c.dispatch.limits.cool_down_max.as_secs_f64();
-    dispatch "claim-lease-seconds",
+    dispatch "claim-lease-seconds", "HARDBOARD_CLAIM_LEASE_SECONDS",
         "how soon a worker that hangs is stopped; it must extend its claim before",
         SOME_SECONDS, |c, given| c.dispatch.claim_lease = positive(given)?,
         |c| c.dispatch.claim_lease.as_secs_f64();
-    dispatch "max-runtime-seconds",
+    dispatch "max-runtime-seconds", "HARDBOARD_MAX_RUNTIME_SECONDS",
         "how long one run may take where its task does not say; 0: any time",
         SECONDS, |c, given| c.dispatch.max_runtime = seconds(given)?,
         |c| c.dispatch.max_runtime.as_secs_f64();
-    dispatch "stop-grace-seconds",
+    dispatch "stop-grace-seconds", "HARDBOARD_STOP_GRACE_SECONDS",
         "how long a worker that is to stop has after SIGTERM",
         SECONDS, |c, given| c.dispatch.stop_grace = seconds(given)?,
         |c| c.dispatch.stop_grace.as_secs_f64();
-    dispatch "stop-confirm-seconds",
+    dispatch "stop-confirm-seconds", "HARDBOARD_STOP_CONFIRM_SECONDS",
         "how long a killed worker is waited for before its claim is left to it for another round",
         SECONDS, |c, given| c.dispatch.stop_confirm = seconds(given)?,
         |c| c.dispatch.stop_confirm.as_secs_f64();
-    dispatch "worker",
+    dispatch "worker", "HARDBOARD_WORKER",
         "the program that works on a task; none: workers come by themselves",
         "lists of texts: a program and its arguments", |c, given| c.dispatch.worker = list(given),
         |c| c.dispatch.worker.join(" ");
-    dispatch "log-dir",
+    dispatch "log-dir", "HARDBOARD_LOG_DIR",
         "where what workers print goes; empty: nowhere",
         "paths", |c, given| c.dispatch.log_dir = Some(PathBuf::from(one(given)?))
             .filter(|path| !path.as_os_str().is_empty()),
@@ -442,7 +437,7 @@ mod tests {
                 (again.options, again.dispatch),
                 (config.options.clone(), config.dispatch.clone())
             );
-            assert!(!setting.why.is_empty() && setting.variable().starts_with("HARDBOARD_"));
+            assert!(!setting.why.is_empty() && setting.variable.starts_with("HARDBOARD_"));
         }
     }
 
