@@ -15,6 +15,7 @@ pub mod anchor;
 pub mod verify;
 pub mod quarantine;
 pub mod recover;
+pub mod backup;
 pub mod durability;
 pub mod checkpoint;
 pub mod database;

@@ -55,19 +55,24 @@ fn whole(
     anchored: Option<Anchor>,
 ) -> Result<(Report, Option<Rung>), RecoverError> {
     let conn = open(copy)?;
+    if !has_whole_schema(&conn, known) {
+        let missing = "tables or indexes are missing, or their statements are damaged";
+        let structure = vec![missing.to_owned()];
+        return Ok((Report { structure, complete: true, ..Report::default() }, None));
+    }
     let before = match look(&conn, known) {
         Ok(report) => report,
         Err(error) if verify::is_damage(&error) => broken(&error),
         Err(error) => return Err(error.into()),
     };
-    if is_board_whole(&conn, known) && !before.is_damaged() {
+    if !before.is_damaged() {
         into_one_file(conn)?;
         return Ok((before, Some(Rung::Log)));
     }
     let only_indexes = before.content.is_empty()
         && before.foreign_keys.is_empty()
         && before.structure.iter().all(|complaint| is_about_an_index(complaint));
-    if only_indexes && is_board_whole(&conn, known) && conn.execute_batch("REINDEX").is_ok() {
+    if only_indexes && conn.execute_batch("REINDEX").is_ok() {
         let after = look(&conn, known);
         if after.is_ok_and(|after| !after.is_damaged()) && has(&conn, known, anchored) {
             into_one_file(conn)?;
@@ -86,7 +91,7 @@ fn broken(error: &rusqlite::Error) -> Report {
 }
 
 /// Whether all that the schema must have is there. An empty database is sound, too.
-fn is_board_whole(conn: &Connection, known: &Known<'_>) -> bool {
+fn has_whole_schema(conn: &Connection, known: &Known<'_>) -> bool {
     known.schema.iter().all(|(name, sql)| {
         let have: rusqlite::Result<String> =
             conn.query_row("SELECT sql FROM sqlite_schema WHERE name = ?1", [name], |row| {

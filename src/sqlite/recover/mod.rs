@@ -34,7 +34,7 @@ mod pages;
 mod rebuild;
 mod record;
 mod shape;
-mod swap;
+pub(crate) mod swap;
 mod tree;
 #[cfg(test)]
 mod tests;
