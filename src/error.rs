@@ -165,6 +165,29 @@ pub enum StoreError {
         newest: i64,
     },
 
+    /// The board is not as it was when the plan was made. Make it again.
+    #[error("the board has moved on from commit {planned}, where the plan was made, to {now}")]
+    PlanOutdated {
+        /// The newest commit when the plan was made.
+        planned: CommitSeq,
+        /// The newest commit now.
+        now: CommitSeq,
+    },
+
+    /// A verification found what should not be. Nothing was changed, unless it says so.
+    #[error("the verification found: {found}")]
+    Unsound {
+        /// The first thing that it found.
+        found: String,
+    },
+
+    /// What is to be imported cannot be, or the board is not empty. Nothing was written.
+    #[error("cannot import: {what}")]
+    Import {
+        /// What is in the way.
+        what: String,
+    },
+
     /// A file beside the board could not be used.
     #[error("cannot use {}", path.display())]
     File {
@@ -425,6 +448,9 @@ impl StoreError {
             | Self::WorkerLives { .. }
             | Self::StaleDispatcher { .. }
             | Self::Invalid { .. }
+            | Self::PlanOutdated { .. }
+            | Self::Unsound { .. }
+            | Self::Import { .. }
             | Self::File { .. }
             | Self::Full { .. }
             | Self::Beside { .. }

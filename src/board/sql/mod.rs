@@ -8,9 +8,13 @@
 mod chain;
 mod dispatcher;
 mod event;
+mod import;
+pub(super) mod kanban;
 mod link;
 mod note;
+mod reconcile;
 mod run;
+pub(super) mod snapshot;
 mod subscription;
 mod task;
 #[cfg(test)]
@@ -18,6 +22,7 @@ mod plans;
 
 pub(super) use chain::LEDGER;
 pub(super) use dispatcher::DispatcherRow;
+pub(super) use import::{ImportedRun, ImportedTask};
 pub(super) use run::{Ending, LiveRun, NewRun};
 pub(super) use task::{Counts, Standing};
 

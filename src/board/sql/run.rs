@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 use super::Tx;
 use crate::board::CommitSeq;
 use crate::board::claim::FencingToken;
-use crate::board::process::Process;
+use crate::board::process::{Liveness, Process};
 use crate::board::run::{Run, RunOutcome};
 use crate::board::task::TaskId;
 
@@ -37,6 +37,14 @@ pub(in crate::board) struct LiveRun {
     pub(in crate::board) epoch: Option<i64>,
     pub(in crate::board) orphaned: bool,
     pub(in crate::board) max_runtime_ms: Option<i64>,
+}
+
+impl LiveRun {
+    /// Whether its lease is over, and its process, if it is known and can be seen, is gone.
+    pub(in crate::board) fn is_over(&self, boot_id: &str, boot_ms: i64) -> bool {
+        let alive = self.process.is_some_and(|process| process.liveness() == Liveness::Alive);
+        self.boot_id != boot_id || (self.lease_until_boot_ms <= boot_ms && !alive)
+    }
 }
 
 /// How a run ended, beside its outcome.
