@@ -133,6 +133,7 @@ pub mod process;
 mod write;
 mod sql;
 pub mod task;
+pub mod recover;
 pub mod link;
 pub mod claim;
 pub mod run;

@@ -51,6 +51,8 @@ pub struct Ledger {
     pub set_row: &'static str,
     /// Gives commit `?1` its number of rows `?2`, `content` `?3` and link `?4`.
     pub set_commit: &'static str,
+    /// Takes the row of commit `?1` out.
+    pub drop_commit: &'static str,
     /// Puts a row for commit `?1` where none is, one that says that it was lost.
     pub fill_gap: &'static str,
 }
@@ -269,6 +271,15 @@ fn fill_gaps(conn: &Connection, ledger: &Ledger, newest: i64) -> rusqlite::Resul
     Ok(())
 }
 
+/// The newest commit of the database.
+pub(crate) fn newest(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<Head> {
+    let head = conn
+        .prepare_cached(ledger.head)?
+        .query_row([], |row| Ok(Head { seq: row.get(0)?, link: row.get(1)? }))
+        .optional()?;
+    Ok(head.unwrap_or(Head::ORIGIN))
+}
+
 /// What a database knows of its chain while it is open.
 #[derive(Debug)]
 pub(crate) struct Chain {
@@ -286,11 +297,7 @@ impl Chain {
 
     /// The newest commit of the database.
     pub(crate) fn head(&self, conn: &Connection) -> rusqlite::Result<Head> {
-        let head = conn
-            .prepare_cached(self.ledger.head)?
-            .query_row([], |row| Ok(Head { seq: row.get(0)?, link: row.get(1)? }))
-            .optional()?;
-        Ok(head.unwrap_or(Head::ORIGIN))
+        newest(conn, self.ledger)
     }
 
     /// The link of a commit, if it is there.

@@ -22,6 +22,7 @@ pub(crate) static LEDGER: Ledger = Ledger {
     pruned_to: "SELECT pruned_to FROM kept",
     set_row: "UPDATE notes SET checksum = ?2 WHERE id = ?1",
     set_commit: "UPDATE marks SET rows = ?2, content = ?3, link = ?4 WHERE seq = ?1",
+    drop_commit: "DELETE FROM marks WHERE seq = ?1",
     fill_gap: "INSERT INTO marks VALUES (?1, 'lost', 0, 0, zeroblob(32))",
 };
 

@@ -14,6 +14,8 @@ pub mod chain;
 pub mod anchor;
 pub mod verify;
 pub mod quarantine;
+pub mod recover;
+pub mod backup;
 pub mod durability;
 pub mod checkpoint;
 pub mod database;

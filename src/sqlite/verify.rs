@@ -5,6 +5,7 @@
 //! | size           | a file cut short                            | what its log still holds            |
 //! | `quick_check`  | broken pages, cells, types, NOT NULL, CHECK | an index that differs from its table |
 //! | `integrity_check` | that too                                 | a changed value, a missing commit   |
+//! | texts          | bytes that are no UTF-8                     |                                     |
 //! | foreign keys   | a row that refers to none                   |                                     |
 //! | the chain      | a changed or missing row or commit          | commits missing at the end          |
 //! | the anchor     | commits missing at the end                  | more than it was told, see there    |
@@ -120,6 +121,9 @@ pub(crate) fn look(
         let id = id.map_or_else(|| "?".to_owned(), |id| id.to_string());
         Ok(format!("row {id} of {table} refers to a row of {parent} that is not there"))
     })?;
+    if depth == Depth::Full {
+        report.structure.extend(texts(conn)?);
+    }
     if let (Some(ledger), Depth::Full) = (ledger, depth) {
         match walk(conn, ledger, &mut report) {
             Err(error) if is_damage(&error) => report.complain(format!("the chain: {error}")),
@@ -176,8 +180,47 @@ fn complaints(
     Ok(found)
 }
 
+/// Texts that are none: SQLite's own check takes any bytes for one.
+fn texts(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let tables = complaints(
+        conn,
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0",
+        |row| row.get(0),
+    )?;
+    for table in tables {
+        let mut look = || -> rusqlite::Result<()> {
+            let select = format!("SELECT * FROM \"{}\"", table.replace('"', "\"\""));
+            let mut statement = conn.prepare(&select)?;
+            let columns = statement.column_count();
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                for column in 0..columns {
+                    if let ValueRef::Text(text) = row.get_ref(column)?
+                        && std::str::from_utf8(text).is_err()
+                        && found.len() < COMPLAINTS_MAX
+                    {
+                        found.push(format!("a text in table {table} is not UTF-8"));
+                    }
+                }
+            }
+            Ok(())
+        };
+        match look() {
+            // It was complained of before.
+            Err(error) if is_damage(&error) => {}
+            other => other?,
+        }
+    }
+    Ok(found)
+}
+
 /// Computes every link and checksum anew and compares them with those in the database.
-fn walk(conn: &Connection, ledger: &Ledger, report: &mut Report) -> rusqlite::Result<()> {
+pub(crate) fn walk(
+    conn: &Connection,
+    ledger: &Ledger,
+    report: &mut Report,
+) -> rusqlite::Result<()> {
     let _snapshot = if conn.is_autocommit() { Some(conn.unchecked_transaction()?) } else { None };
     let pruned_to: i64 = conn.query_row(ledger.pruned_to, [], |row| row.get(0))?;
     let mut commits = conn.prepare(ledger.commits)?;
@@ -217,6 +260,62 @@ fn walk(conn: &Connection, ledger: &Ledger, report: &mut Report) -> rusqlite::Re
         report.complain(format!("a row names commit {seq}, which is not there"));
     }
     Ok(())
+}
+
+/// The keys of appended rows that are not as they were written.
+pub(crate) fn altered_rows(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<Vec<i64>> {
+    let mut altered = Vec::new();
+    let mut rows = conn.prepare(ledger.rows)?;
+    let columns = rows.column_count();
+    let mut rows = rows.query([i64::MIN])?;
+    while let Some(row) = rows.next()? {
+        let mut digest = Digest::new(ledger.rows_table);
+        for column in 3..columns {
+            digest.absorb(row.get_ref(column)?);
+        }
+        if digest.checksum() != row.get::<_, i64>(1)? {
+            altered.push(row.get(2)?);
+        }
+    }
+    Ok(altered)
+}
+
+/// The numbers of commits that are not as they were written, as far as the one before is there to
+/// tell.
+pub(crate) fn altered_commits(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<Vec<i64>> {
+    let mut altered = Vec::new();
+    let mut commits = conn.prepare(ledger.commits)?;
+    let columns = commits.column_count();
+    let mut commits = commits.query([0])?;
+    // The number before, and the links that it may have: the one that it says, and the one that
+    // its columns make. Where they differ, the next commit tells which part of it is as it was.
+    let mut before = (0, vec![Link::ORIGIN]);
+    while let Some(commit) = commits.next()? {
+        let (seq, content): (i64, i64) = (commit.get(0)?, commit.get(2)?);
+        let stored: Option<Link> = commit.get(1).ok();
+        let mut may_be: Vec<Link> = stored.into_iter().collect();
+        if seq == before.0 + 1 {
+            let mut made = Vec::new();
+            for link in &before.1 {
+                let mut digest = next_link(link);
+                digest.absorb(ValueRef::Integer(seq));
+                digest.absorb(ValueRef::Integer(content));
+                for column in 4..columns {
+                    digest.absorb(commit.get_ref(column)?);
+                }
+                made.push(digest.link());
+            }
+            if stored.is_none_or(|stored| !made.contains(&stored)) {
+                altered.push(seq);
+                may_be.extend(made);
+            }
+        }
+        before = (seq, may_be);
+        if before.1.is_empty() {
+            before.0 = 0;
+        }
+    }
+    Ok(altered)
 }
 
 /// The appended rows, read side by side with the commits.

@@ -16,6 +16,7 @@ pub(in crate::board) static LEDGER: Ledger = Ledger {
              WHERE id = first_event_id), (SELECT max(seq) FROM commits)) FROM horizon), 0)",
     set_row: "UPDATE events SET checksum = ?2 WHERE id = ?1",
     set_commit: "UPDATE commits SET rows = ?2, content = ?3, link = ?4 WHERE seq = ?1",
+    drop_commit: "DELETE FROM commits WHERE seq = ?1",
     fill_gap: "INSERT INTO commits \
          (seq, session, op, kind, task_id, token, rows, at_ms, content, link) \
          VALUES (?1, -1, ?1, 'lost', 0, NULL, 0, 0, 0, zeroblob(32))",

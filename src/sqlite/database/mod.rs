@@ -33,7 +33,7 @@ use crate::error::{Result, StoreError};
 use crate::options::{Options, Synchronous};
 use crate::sqlite::anchor::AnchorFile;
 use crate::sqlite::callback::{Callbacks, Wired};
-use crate::sqlite::chain::Chain;
+use crate::sqlite::chain::{Chain, Ledger};
 use crate::sqlite::checkpoint::{Mode, Policy};
 use crate::sqlite::durability::{self, Durability};
 use crate::sqlite::open;
@@ -195,8 +195,7 @@ impl Database {
     pub(crate) fn verify_within(&self, depth: Depth, budget: Duration) -> Result<Report> {
         self.usable()?;
         let Some(wired) = &self.wired else { return Err(StoreError::Poisoned) };
-        let ledger = self.chain.as_ref().map(|chain| chain.ledger);
-        verify::verify(wired, ledger, depth, budget)
+        verify::verify(wired, self.ledger(), depth, budget)
             .map_err(|source| self.refused(source, "verify the database"))
     }
 
@@ -214,7 +213,7 @@ impl Database {
     }
 
     /// Quarantines, and says so. What keeps it from that is told by a later open or look.
-    fn damaged(&self, reason: &str) -> StoreError {
+    pub(crate) fn damaged(&self, reason: &str) -> StoreError {
         let notice = self.quarantine(reason).ok();
         StoreError::Quarantined {
             path: self.path.clone(),
@@ -422,6 +421,14 @@ impl Database {
         if let Some(lock) = &self.lock {
             lock.mark(true).ok();
         }
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.options.busy_timeout
+    }
+
+    pub(crate) fn ledger(&self) -> Option<&'static Ledger> {
+        self.chain.as_ref().map(|chain| chain.ledger)
     }
 
     fn callbacks(&self) -> Option<&Callbacks> {
