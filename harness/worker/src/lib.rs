@@ -14,10 +14,12 @@
 pub mod wire;
 pub mod content;
 pub mod ledger;
+mod engine;
 mod fork;
 mod shim;
 mod target;
 mod life;
+mod visit;
 mod zygote;
 
-pub use zygote::{ARGV0, SOLO, main};
+pub use zygote::{ARGV0, ENGINE, SOLO, main};

@@ -12,10 +12,11 @@ mod strikes;
 
 pub use strikes::{Blow, Strike, exhaustive, sampled};
 
+use super::engine::{Engine, Engines};
 use super::error::RunError;
 use super::probe::Probe;
 use super::trace::{
-    CallKind, CallSet, Command, Databases, Exit, FdUse, Options, Phase, Receipt, RunEnd, Supervisor,
+    CallKind, CallSet, Databases, Exit, FdUse, Options, Phase, Receipt, RunEnd, Supervisor,
 };
 use super::{Lane, life};
 use crate::history::Line;
@@ -23,9 +24,9 @@ use crate::plan::{CyclePlan, Ending};
 use crate::scenario::sweep::{Script, Start};
 use crate::scenario::{Setting, Workload};
 use driver::{Recorder, Striker};
+use killpoint_worker::SOLO;
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
-use killpoint_worker::{ARGV0, SOLO};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ pub struct Prepared {
     pub before: (CyclePlan, Vec<Line>),
     /// The plan of what is struck: one cycle whose processes perform the script.
     pub plan: CyclePlan,
+    /// What they run on.
+    engine: Engine,
 }
 
 /// One stop of the undisturbed run at a file of the database.
@@ -98,12 +101,14 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
     Life {
         session,
         role: Role::Script,
+        engine: script.engine,
         target: script.target,
         settings: setting.connection(),
         shape: shape(script),
         seed: 1,
         script: script.steps.clone(),
         abandon: false,
+        header_check: false,
     }
 }
 
@@ -123,8 +128,14 @@ fn cycle_of(number: u32, lives: Vec<Life>) -> CyclePlan {
 }
 
 /// Makes a database in `dir`, and has the script performed there as often as it asks for.
-pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared, RunError> {
-    let mut lane = Lane::start(dir, OPS_MAX)?;
+pub fn prepare(
+    script: &Script,
+    setting: Setting,
+    dir: &Path,
+    engines: &Engines,
+) -> Result<Prepared, RunError> {
+    let engine = engines.get(script.engine)?.clone();
+    let mut lane = Lane::start(dir, OPS_MAX, engines)?;
     let founder = Life { role: Role::Founder, ..performer(script, setting, 0) };
     lane.found_by(founder, 0)?;
     let mut first = performer(script, setting, 101);
@@ -145,7 +156,7 @@ pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared
     let writers = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
     let plan = cycle_of(1, writers.collect());
     lane.discard()?;
-    Ok(Prepared { database, wal, probe, before: (before, lines), plan })
+    Ok(Prepared { database, wal, probe, before: (before, lines), plan, engine })
 }
 
 /// One thread's place to strike in.
@@ -228,7 +239,7 @@ impl<'a> Range<'a> {
                 _ => None,
             };
             trouble = trouble.or(odd.map(|text| format!("process {slot}: {text}")));
-            lines.push(Line::Life(life(&self.ledger, &plan, slot, told, false)));
+            lines.push(Line::Life(life(&self.ledger, &plan, (slot, 0), told, false)));
         }
         let mut probe = self.prepared.probe.moved_to(&self.file, &self.dir);
         lines.push(Line::Observed(Box::new(probe.observe(plan.generation, plan.cycle)?)));
@@ -263,12 +274,14 @@ impl<'a> Range<'a> {
         let options = Options::new(CALLS, databases).deadline(DEADLINE);
         let mut supervisor = Supervisor::new(options)?;
         for slot in 0..plan.lives.len() {
-            super::supervise::forget(&self.ledger, slot);
+            super::crew::forget(&self.ledger, slot);
             let memory = self.memory.try_clone().map_err(system("a descriptor"))?;
             let stderr = self.stderr.try_clone().map_err(system("a descriptor"))?;
-            let mut command = Command::new("/proc/self/exe")
-                .args([ARGV0, SOLO, &OPS_MAX.to_string(), &slot.to_string(), &order])
-                .env_clear()
+            let mut command = self
+                .prepared
+                .engine
+                .traced()
+                .args([SOLO, &OPS_MAX.to_string(), &slot.to_string(), &order])
                 .fd(0, memory, FdUse::Plain)
                 .fd(2, stderr.into(), FdUse::Plain);
             if let Some(cpu) = self.cpu {
