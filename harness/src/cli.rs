@@ -28,7 +28,7 @@ enum Command {
     /// Strikes one script at every point of it: kills, torn writes, failing calls.
     Sweep(Sweep),
     /// Runs any command as the victim: strikes it again and again, and judges what is left.
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// Watches any command for breaches of the rules that SQLite relies on; strikes nothing.
     Watch(Watch),
     /// Lists the builds of SQLite that processes can run on, and builds them.
@@ -109,6 +109,9 @@ pub(crate) struct Sweep {
     /// Strikes at once; as many as there are cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
+    /// Write JUnit XML to this file.
+    #[arg(long)]
+    pub(crate) junit: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) engine: EngineChoice,
     #[command(flatten)]
@@ -156,6 +159,9 @@ pub(crate) struct Exec {
     /// How long one run may take: 60s.
     #[arg(long, value_parser = parse_budget)]
     pub(crate) deadline: Option<Duration>,
+    /// Write JUnit XML to this file.
+    #[arg(long)]
+    pub(crate) junit: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) common: Common,
     /// The command; it runs in an empty directory of its own. A word of it that names a file from

@@ -36,9 +36,7 @@ pub(crate) fn engines(arguments: &cli::Engines) -> Result<Exit, CommandError> {
                     print(&format!("{:28}{id}\n", ""))?;
                 }
             }
-            print(
-                "Any other libsqlite3: --engine /path/to/libsqlite3.so.0 with run, tune or sweep.\n",
-            )?;
+            print("Any other: --engine /path/to/libsqlite3.so.0, with run, tune or sweep.\n")?;
         }
     }
     Ok(Exit::AsExpected)

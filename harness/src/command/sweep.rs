@@ -27,6 +27,20 @@ use std::time::Instant;
 /// Findings of one sweep that are kept word for word.
 const FINDINGS_MAX: usize = 50;
 
+/// SQLite's versions, as the struck processes report the library that they loaded.
+fn versions_of(reports: &[SweepReport]) -> BTreeSet<u32> {
+    reports.iter().flat_map(|report| &report.sqlite_versions).copied().collect()
+}
+
+fn command_line(arguments: &cli::Sweep, seed: u64) -> String {
+    let mut words = vec!["killpoint sweep".to_owned()];
+    words.extend(arguments.files.iter().map(|file| file.display().to_string()));
+    words.extend(arguments.jobs.map(|jobs| format!("--jobs {jobs}")));
+    Choice::words(&arguments.engine, &mut words);
+    common_words(&arguments.common, seed, &mut words);
+    words.join(" ")
+}
+
 /// Carries out the command.
 pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
     let choice = Choice::of(&arguments.engine)?;
@@ -39,19 +53,23 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
     let engines = choice.ready(sweeps.iter().map(|(_, sweep)| sweep.script.engine))?;
     let mut place = Place::make(&arguments.common)?;
     let seed = arguments.common.seed.unwrap_or_else(fresh_seed);
-    let mut words = vec!["killpoint sweep".to_owned()];
-    words.extend(arguments.files.iter().map(|file| file.display().to_string()));
-    words.extend(arguments.jobs.map(|jobs| format!("--jobs {jobs}")));
-    Choice::words(&arguments.engine, &mut words);
-    common_words(&arguments.common, seed, &mut words);
-    let command = words.join(" ");
+    let command = command_line(arguments, seed);
     say(&format!("repeat: {command}"));
     let jobs = arguments.jobs.map_or_else(machine::cores, usize::from);
     let interrupted = interruptible()?;
     let mut reports: Vec<SweepReport> = Vec::new();
     let mut exits = Vec::new();
     let mut error = None;
-    for (name, sweep) in &sweeps {
+    let began = Instant::now();
+    let budget = arguments.common.budget.unwrap_or_default();
+    // Once through all; after that the sampled ones again, with fresh seeds, while there is time.
+    let again = sweeps.iter().filter(|(_, sweep)| sweep.script.writers > 1).cycle();
+    let rounds = sweeps.iter().chain(again).enumerate();
+    for (index, (name, sweep)) in rounds {
+        if index >= sweeps.len() && began.elapsed() >= budget {
+            break;
+        }
+        let seed = seed.wrapping_add(u64::try_from(index / sweeps.len()).unwrap_or(0));
         let swept = Swept { name, sweep, jobs, seed, engines: &engines, interrupted: &interrupted };
         match swept.run(place.work.path()) {
             Ok(report) => {
@@ -74,14 +92,12 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         }
     }
     let exit = Exit::merge(exits);
-    let versions = reports.iter().flat_map(|report| report.sqlite_versions.iter().copied());
-    let versions = versions.collect();
     let report = Report {
         schema: SCHEMA,
         killpoint: env!("CARGO_PKG_VERSION").to_owned(),
         command: command.clone(),
         seed: format!("{seed:#x}"),
-        engine: engine(&versions),
+        engine: engine(&versions_of(&reports)),
         machine: Machine::here(place.work.path()),
         exit_code: exit.code(),
         peak_memory_mib: machine::peak_memory_mib(),
@@ -89,9 +105,10 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: reports,
+        execs: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
-    write_results(&report, &mut place, None, exit)?;
+    write_results(&report, &mut place, arguments.junit.as_deref(), exit)?;
     if let Some(error) = &report.error {
         say(&format!("killpoint: {error}"));
     }

@@ -11,6 +11,7 @@
 
 pub mod bound;
 pub mod cost;
+pub mod exec;
 pub mod junit;
 pub mod summary;
 pub mod sweep;
@@ -67,6 +68,9 @@ pub struct Report {
     /// One for each sweep file; of `sweep` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<sweep::SweepReport>,
+    /// What was run; of `exec` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub execs: Vec<exec::ExecReport>,
     /// [`NOT_SHOWN`].
     pub not_shown: Vec<String>,
 }
@@ -76,7 +80,7 @@ pub struct Report {
 pub struct Engine {
     /// As the processes under test report the library that they loaded; joined by commas.
     pub sqlite_version: String,
-    /// The SQLite that recovered and read copies of the files: the bundled one, whatever wrote them.
+    /// The SQLite that recovered and read copies of the files: the bundled one, whoever wrote them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub judge_sqlite_version: String,
 }

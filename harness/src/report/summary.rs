@@ -36,6 +36,9 @@ pub fn render(report: &Report) -> String {
     for sweep in &report.sweeps {
         line(format_args!("{}", sweep::markdown(sweep)));
     }
+    for exec in &report.execs {
+        line(format_args!("{}", exec.markdown()));
+    }
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));
         line(format_args!("{}\n", table::render(&report.configs, true)));

@@ -19,7 +19,9 @@ mod fork;
 mod shim;
 mod target;
 mod life;
+mod nursery;
 mod visit;
 mod zygote;
 
+pub use nursery::{BELL_FD, NURSERY, ORDER_FD};
 pub use zygote::{ARGV0, ENGINE, SOLO, main};

@@ -1,12 +1,12 @@
 //! The builds of SQLite that processes can run on, side by side.
 //!
-//! | name      | what it is                                                        | how it is had        |
-//! |-----------|-------------------------------------------------------------------|----------------------|
-//! | `bundled` | the current one                                                   | compiled into us     |
-//! | `3.51.1`  | the last with the WAL-reset race that a rusqlite release bundles  | built on demand      |
-//! | `3.50.2`  | the last line in which a stray close of the database destroys it  | built on demand      |
-//! | `system`  | the machine's own libsqlite3                                      | found by the loader  |
-//! | a path    | any other libsqlite3, as from a production host                   | as it is             |
+//! | name      | what it is                                                       | had by       |
+//! |-----------|------------------------------------------------------------------|--------------|
+//! | `bundled` | the current one                                                  | compiled in  |
+//! | `3.51.1`  | the last with the WAL-reset race that a rusqlite release bundles | building     |
+//! | `3.50.2`  | the last line in which a stray close of the database destroys it | building     |
+//! | `system`  | the machine's own libsqlite3                                     | the loader   |
+//! | a path    | any other libsqlite3, as from a production host                  | `--engine`   |
 //!
 //! There is one worker source. The bundled engine is run by this very binary; for all others the
 //! same worker is built once more, linked to a shared libsqlite3, and the loader is told where the
@@ -92,7 +92,7 @@ impl Engine {
         let command = trace::Command::new(&self.worker).env_clear();
         match &self.libraries {
             Some(libraries) => command.env(LIBRARY_PATH, libraries),
-            // Under a supervisor the name of the program cannot be chosen: it is the first argument.
+            // Under a supervisor a program has its own name: ours is the first argument.
             None if self.name == EngineName::Bundled => command.arg(ARGV0),
             None => command,
         }
