@@ -125,6 +125,7 @@ impl Cost {
                 Line::Header(_)
                 | Line::Planned(_)
                 | Line::Killed(_)
+                | Line::Paused(_)
                 | Line::Observed(_)
                 | Line::End(_) => {}
             }
