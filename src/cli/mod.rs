@@ -289,6 +289,10 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
         StoreError::Beside { .. } => (Exit::Failed, "see that its directory can be written"),
+        StoreError::Engine { .. } => {
+            (Exit::Failed, "upgrade it, or accept it with HARDBOARD_ACCEPT_ENGINE")
+        }
+        StoreError::Place { .. } => (Exit::Failed, "put the board on a local disk"),
         StoreError::Moved { .. } => (Exit::Damaged, "see which file is the right one"),
         StoreError::RolledBack { .. } => {
             (Exit::Damaged, "put the right file back, or see hardboard recover --dry-run")
