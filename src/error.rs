@@ -188,6 +188,15 @@ pub enum StoreError {
         what: String,
     },
 
+    /// The file with the settings cannot be read or understood.
+    #[error("{}: {what}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        what: String,
+    },
+
     /// A file beside the board could not be used.
     #[error("cannot use {}", path.display())]
     File {
@@ -472,6 +481,7 @@ impl StoreError {
             | Self::WorkerLives { .. }
             | Self::StaleDispatcher { .. }
             | Self::Invalid { .. }
+            | Self::Config { .. }
             | Self::PlanOutdated { .. }
             | Self::Unsound { .. }
             | Self::Import { .. }

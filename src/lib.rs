@@ -57,6 +57,7 @@
 
 pub mod error;
 pub mod options;
+pub mod config;
 pub mod sqlite;
 pub mod board;
 pub mod cli;

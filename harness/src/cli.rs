@@ -31,6 +31,8 @@ enum Command {
     Exec(Box<Exec>),
     /// Watches any command for breaches of the rules that SQLite relies on; strikes nothing.
     Watch(Watch),
+    /// Lists the builds of SQLite that processes can run on, and builds them.
+    Engines(Engines),
     /// Judges a stored history again.
     Judge(Judge),
     /// Lists the scenarios that are built in.
@@ -84,6 +86,8 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) plan_only: bool,
     #[command(flatten)]
+    pub(crate) engine: EngineChoice,
+    #[command(flatten)]
     pub(crate) common: Common,
 }
 
@@ -91,6 +95,8 @@ pub(crate) struct Run {
 pub(crate) struct Tune {
     /// A scenario file with the settings to compare; the built-in matrix if not given.
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -106,6 +112,8 @@ pub(crate) struct Sweep {
     /// Write JUnit XML to this file.
     #[arg(long)]
     pub(crate) junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -187,6 +195,25 @@ pub(crate) struct Watch {
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
+/// Which SQLite the processes run on.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineChoice {
+    /// SQLite for all processes, in place of what the scenario says: a name that `killpoint
+    /// engines` lists, or a libsqlite3 by path. What looks at their files stays the bundled one.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) engine: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Engines {
+    /// Build these first; all if none is named.
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    pub(crate) build: Option<Vec<String>>,
+    /// What goes to stdout: text for people, or one JSON object a line for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Judge {
     /// A history.jsonl.
@@ -227,6 +254,7 @@ pub fn main() -> Exit {
         Command::Sweep(sweep) => command::sweep(&sweep),
         Command::Exec(exec) => command::exec(&exec),
         Command::Watch(watch) => command::watch(&watch),
+        Command::Engines(engines) => command::engines(&engines),
         Command::Judge(judge) => command::judge(&judge),
         Command::List => command::list(),
     };

@@ -87,7 +87,10 @@ fn finish(
         killpoint: env!("CARGO_PKG_VERSION").to_owned(),
         command,
         seed: format!("{seed:#x}"),
-        engine: Engine { sqlite_version: "the command's own".to_owned() },
+        engine: Engine {
+            sqlite_version: "the command's own".to_owned(),
+            judge_sqlite_version: rusqlite::version().to_owned(),
+        },
         machine: Machine::here(place.work.path()),
         exit_code: exit.code(),
         peak_memory_mib: machine::peak_memory_mib(),
