@@ -10,6 +10,7 @@ mod answer;
 mod arguments;
 mod dispatch;
 mod perform;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -225,6 +226,7 @@ fn perform(
             let board = Board::create(database, &config.options)?;
             return Answer::opened(database, &board).map(Some);
         }
+        Command::Keep(command) => return store::perform(command, database, config).map(Some),
         Command::Import { from, apply } => {
             let key = session.next_key();
             return perform::import(&from, apply, database, config, key).map(Some);

@@ -60,6 +60,7 @@ pub(crate) fn require_fit(
     let refused = |why: String| Err(StoreError::Place { path: path.to_owned(), why });
     if let Some((_, _, names)) = identity(place)
         && names > 1
+        && place.is_file()
     {
         return refused(format!("the database has {names} names (hard links)"));
     }

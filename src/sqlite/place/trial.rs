@@ -10,6 +10,7 @@
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -34,8 +35,9 @@ const COULD_NOT_TRY: i32 = 4;
 /// What is wrong at the directory of that file; `None`: locks hold and memory is shared.
 pub(crate) fn trial(place: &Path) -> io::Result<Option<&'static str>> {
     let directory = place.parent().unwrap_or(place);
-    let path = directory.join(format!(".hardboard-trial-{}", std::process::id()));
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let number = RandomState::new().hash_one(std::process::id());
+    let path = directory.join(format!(".hardboard-trial-{number:016x}"));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
     let tried = file.set_len(PAGE_BYTES as u64).and_then(|()| {
         let name = CString::new(path.as_os_str().as_bytes())?;
         Map::new(file.as_raw_fd()).ok_or_else(io::Error::last_os_error).and_then(|map| {
