@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::board::claim::FencingToken;
 use crate::board::link::{free_children, resting_place};
 use crate::board::run::RunOutcome;
-use crate::board::sql::{Ending, Tx, snapshot};
+use crate::board::sql::{Ending, Tx};
 use crate::board::task::{Status, TaskId};
 use crate::board::write::{Kind, Stop, Writing};
 use crate::board::{Board, Commit, CommitSeq, OpKey};
 use crate::error::{Result, StoreError};
+use crate::sqlite::backup::Rotation;
 use crate::sqlite::verify::Depth;
 
 /// The format of a plan in JSON.
@@ -157,8 +158,9 @@ impl Board {
             return Ok(Reconciled { changed: Vec::new(), commit: None });
         }
         self.require_sound()?;
-        let name = format!("before-reconcile-{}", plan.plan_hash.get(..16).unwrap_or_default());
-        snapshot::take(self.connection(), backup, &name)?;
+        std::fs::create_dir_all(backup)
+            .map_err(|source| StoreError::File { path: backup.to_owned(), source })?;
+        self.db.backup(backup, Rotation::default())?;
         let (changed, commit) = self.write(Kind::Reconcile, key, |w| carry_out(w, plan))?;
         self.require_sound()?;
         Ok(Reconciled { changed, commit: Some(commit) })

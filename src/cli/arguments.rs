@@ -2,6 +2,8 @@
 //!
 //! Plain data and its help texts. Not here: what the commands do.
 
+#![expect(clippy::doc_markdown, reason = "these are texts of the help, which has no markup")]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

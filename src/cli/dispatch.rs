@@ -70,7 +70,7 @@ pub(super) fn daemon(
     }
     let mut open = || Ok((Board::open(database, &config.options)?, new_session()));
     let mut tell = |news: &News<'_>| {
-        let line = if json { json_of(news) } else { text_of(news) };
+        let line = if json { Some(json_of(news)) } else { text_of(news) };
         if let Some(line) = line {
             // Nobody may be listening any more; the work goes on.
             writeln!(out, "{line}").and_then(|()| out.flush()).ok();
@@ -80,7 +80,7 @@ pub(super) fn daemon(
     daemon::run(&mut open, &holder, &options, told.as_fd(), &mut tell)
 }
 
-fn json_of(news: &News<'_>) -> Option<String> {
+fn json_of(news: &News<'_>) -> String {
     let value = match news {
         News::Waiting(held) => json!({ "waiting": held }),
         News::Began { epoch } => json!({ "began": { "epoch": epoch } }),
@@ -88,7 +88,7 @@ fn json_of(news: &News<'_>) -> Option<String> {
         News::Failed(error) => json!({ "failed": error.to_string() }),
         News::Superseded => json!({ "superseded": true }),
     };
-    Some(value.to_string())
+    value.to_string()
 }
 
 /// Rounds in which nothing happened are not told to people.

@@ -40,7 +40,7 @@ pub(in crate::board) fn rows(
         return Ok(None);
     }
     let mut statement = conn.prepare(&format!("SELECT * FROM {table} ORDER BY {order}"))?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let rows = statement.query_map([], |row| {
         names
             .iter()

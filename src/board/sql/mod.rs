@@ -14,7 +14,6 @@ mod link;
 mod note;
 mod reconcile;
 mod run;
-pub(super) mod snapshot;
 mod subscription;
 mod task;
 #[cfg(test)]
