@@ -271,6 +271,30 @@ pub enum StoreError {
     #[error("the connection is not to be used after a write of unknown outcome")]
     Poisoned,
 
+    /// SQLite cannot work safely where the database lies. Nothing was opened.
+    #[error("{why}: {}", path.display())]
+    Place {
+        /// The database file.
+        path: PathBuf,
+        /// What is the matter with its place.
+        why: String,
+    },
+
+    /// The loaded SQLite can lose acknowledged commits, and the options do not accept it. Nothing
+    /// was opened.
+    #[error(
+        "SQLite {version} can lose commits ({found}): upgrade to 3.51.3 or later, or to 3.50.7 or \
+         3.44.6 of those lines"
+    )]
+    Engine {
+        /// Its version.
+        version: String,
+        /// The check-in that it was built from.
+        source_id: String,
+        /// How that is known.
+        found: String,
+    },
+
     /// The database, its log or its index was moved, removed, replaced or given another name while
     /// it was open. Nothing was written. Open the database anew, once it is clear which file is the
     /// right one.
@@ -468,6 +492,8 @@ impl StoreError {
             | Self::Corrupt { .. }
             | Self::Poisoned
             | Self::BrokenLog { .. }
+            | Self::Engine { .. }
+            | Self::Place { .. }
             | Self::Moved { .. }
             | Self::RolledBack { .. }
             | Self::Quarantined { .. }

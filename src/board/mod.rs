@@ -134,6 +134,7 @@ mod write;
 mod sql;
 pub mod task;
 pub mod recover;
+pub mod doctor;
 pub mod link;
 pub mod claim;
 pub mod run;

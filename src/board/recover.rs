@@ -10,6 +10,7 @@ use crate::board::schema;
 use crate::board::sql::LEDGER;
 use crate::error::Result;
 use crate::options::Options;
+use crate::sqlite::backup::Restored;
 use crate::sqlite::recover::{Census, Known, Recovery, Request, recover as recover_database};
 
 /// How many rows each table must have. What was removed again, as a link, leaves no number, so of
@@ -96,4 +97,9 @@ pub(crate) const KNOWN: Known<'static> = Known {
 /// Recovers a damaged board, or says what that would do: see [`crate::sqlite::recover`].
 pub fn recover(path: &Path, options: &Options, request: &Request<'_>) -> Result<Recovery> {
     recover_database(path, &KNOWN, options, request)
+}
+
+/// Puts a backup in the place of the board at `path`: see [`crate::sqlite::backup::restore`].
+pub fn restore(path: &Path, backup: &Path, options: &Options) -> Result<Restored> {
+    crate::sqlite::backup::restore(path, backup, Some(&LEDGER), options)
 }

@@ -37,7 +37,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn new(text: String, json: Value) -> Self {
+    pub(super) fn new(text: String, json: Value) -> Self {
         Self { text, json, then: None }
     }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::store::Keep;
 use crate::board::subscription::Delivery;
 use crate::board::task::Status;
 
@@ -339,6 +340,8 @@ pub(super) enum Command {
     },
     /// Count what there is, and say who dispatches
     Stats,
+    #[command(flatten)]
+    Keep(Keep),
     /// Print every setting, its value, where that is from, and why one would touch it
     Options,
     /// Print the settings of SQLite in effect, read back from it

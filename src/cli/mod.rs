@@ -10,6 +10,7 @@ mod answer;
 mod arguments;
 mod dispatch;
 mod perform;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -225,6 +226,7 @@ fn perform(
             let board = Board::create(database, &config.options)?;
             return Answer::opened(database, &board).map(Some);
         }
+        Command::Keep(command) => return store::perform(command, database, config).map(Some),
         Command::Import { from, apply } => {
             let key = session.next_key();
             return perform::import(&from, apply, database, config, key).map(Some);
@@ -307,6 +309,10 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
         StoreError::Beside { .. } => (Exit::Failed, "see that its directory can be written"),
+        StoreError::Engine { .. } => {
+            (Exit::Failed, "upgrade it, or accept it with HARDBOARD_ACCEPT_ENGINE")
+        }
+        StoreError::Place { .. } => (Exit::Failed, "put the board on a local disk"),
         StoreError::Moved { .. } => (Exit::Damaged, "see which file is the right one"),
         StoreError::RolledBack { .. } => {
             (Exit::Damaged, "put the right file back, or see hardboard recover --dry-run")

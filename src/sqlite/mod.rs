@@ -6,10 +6,11 @@
 //! for each ([`durability`]). [`database::Database`] holds all of it together.
 
 pub mod engine;
+pub mod guard;
 pub(crate) mod backoff;
 pub(crate) mod callback;
 pub mod sidecar;
-pub(crate) mod place;
+pub mod place;
 pub mod chain;
 pub mod anchor;
 pub mod verify;

@@ -1,5 +1,7 @@
 //! The chain of the schema and its anchor: compared at the open, written after each commit.
 
+use serde::Serialize;
+
 use super::Database;
 use crate::error::{Result, StoreError};
 use crate::sqlite::anchor::{Anchor, AnchorFile};
@@ -8,7 +10,8 @@ use crate::sqlite::durability::Durability;
 use crate::sqlite::sidecar;
 
 /// What the anchor said when the database was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Anchored {
     /// The commit that it names is there.
     Confirmed(Anchor),

@@ -28,6 +28,7 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use serde::Serialize;
 
 use crate::error::{Result, StoreError};
 use crate::options::{Options, Synchronous};
@@ -36,13 +37,15 @@ use crate::sqlite::callback::{Callbacks, Wired};
 use crate::sqlite::chain::{Chain, Ledger};
 use crate::sqlite::checkpoint::{Mode, Policy};
 use crate::sqlite::durability::{self, Durability};
-use crate::sqlite::open;
+use crate::sqlite::engine::{Engine, Trust};
+use crate::sqlite::place::file_system::FileSystem;
 use crate::sqlite::place::{self, Files};
 use crate::sqlite::pragma::{self, Pragmas};
 use crate::sqlite::quarantine::{self, Notice};
 use crate::sqlite::sidecar::{self, Hold, LockFile, Part};
 use crate::sqlite::transaction::{self, Failure, Timing, Transaction};
 use crate::sqlite::verify::{self, Depth, Report};
+use crate::sqlite::{guard, open};
 
 pub use anchoring::Anchored;
 
@@ -56,8 +59,14 @@ pub struct Acknowledgement {
 }
 
 /// What was found when a database was opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Opened {
+    /// Why the engine is trusted.
+    pub trust: Option<Trust>,
+    /// Whether SQLite's locks are guarded against code of others in this process.
+    pub guarded: bool,
+    /// What the database lies on, if the system says so.
+    pub file_system: Option<FileSystem>,
     /// Whether all who had it open before ended without a close, as when they were killed.
     pub unclean: bool,
     /// What a look at its structure found; `None`: it was closed in good order, so there was none.
@@ -112,9 +121,16 @@ impl Database {
 
     /// Opens the database without writing to it, to find out whose it is.
     pub(crate) fn look(path: &Path, options: &Options, create: bool) -> Result<Self> {
+        let trust = Engine::loaded().trust(options.accept_engine.as_deref())?;
+        if let Ok(place) = place::resolve(path) {
+            let accepted = options.accept_file_system.as_deref();
+            place::require_fit(path, &place, accepted, create && !place.exists())?;
+        }
+        let guarded = options.guard && guard::install();
         let conn = open::connect(path, options, create)?;
         let place = place::resolve(path)
             .map_err(|_| open::failed(path, rusqlite::Error::InvalidPath(path.to_owned())))?;
+        let file_system = FileSystem::of(&place).ok();
         Ok(Self {
             wired: Some(Wired::new(conn)),
             lock: None,
@@ -127,7 +143,7 @@ impl Database {
             anchor: None,
             unanchored: false,
             files: None,
-            opened: Opened::default(),
+            opened: Opened { trust: Some(trust), file_system, guarded, ..Opened::default() },
             pid: process::id(),
             options: options.clone(),
             poisoned: Cell::new(false),
@@ -155,6 +171,10 @@ impl Database {
         self.read("open the log", |conn| {
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         })?;
+        if self.opened.guarded {
+            // SQLite has the file in WAL mode now, and asks for it alone no more.
+            self.opened.guarded = guard::hold(&self.place) > 0;
+        }
         self.files = Some(Files::look(&self.place));
         place::require_unmoved(self.connection(), &self.path)?;
         self.check_at_open()

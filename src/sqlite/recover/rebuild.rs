@@ -108,12 +108,13 @@ pub(super) fn make(path: &Path, schema: &Schema) -> rusqlite::Result<Connection>
 
 /// Puts the rows in. One that the table refuses, as a number that is there already, is left out.
 pub(super) fn fill(conn: &Connection, shapes: &[Shape], salvage: Salvage) -> rusqlite::Result<()> {
-    let mut rows_of = salvage.rows;
-    for (index, shape) in shapes.iter().enumerate() {
-        let mut rows = rows_of.remove(&index).unwrap_or_default();
-        rows.sort_by_key(|(rowid, _)| *rowid);
-        for row in rows {
-            insert(conn, shape, row)?;
+    for mut rows_of in [salvage.rows, salvage.doubtful] {
+        for (index, shape) in shapes.iter().enumerate() {
+            let mut rows = rows_of.remove(&index).unwrap_or_default();
+            rows.sort_by_key(|(rowid, _)| *rowid);
+            for row in rows {
+                insert(conn, shape, row)?;
+            }
         }
     }
     Ok(())

@@ -90,10 +90,38 @@ pub(super) fn cells(pages: &Pages, page: &[u8], number: u32, kind: Kind) -> Cell
             None => found.broken += 1,
         }
     }
+    if matches!(kind, Kind::TableLeaf | Kind::TableInterior) {
+        found.broken += drop_out_of_order(&mut found.cells);
+    }
     // A count that was lowered hides cells without any other trace.
     let hidden = found.broken == 0 && !is_accounted_for(page, at, array, &found.cells, pages);
     found.broken += u32::from(hidden);
     found
+}
+
+/// Takes out the fewest cells without which the numbers of the rows grow, and says how many.
+fn drop_out_of_order(cells: &mut Vec<Cell>) -> u32 {
+    if cells.windows(2).all(|pair| pair[0].rowid < pair[1].rowid) {
+        return 0;
+    }
+    // The longest run that grows: for each cell how long it is up to it, and which comes before.
+    let mut runs: Vec<(usize, Option<usize>)> = Vec::with_capacity(cells.len());
+    for (index, cell) in cells.iter().enumerate() {
+        let before = (0..index)
+            .filter(|before| cells[*before].rowid < cell.rowid)
+            .max_by_key(|before| runs[*before].0);
+        runs.push((before.map_or(1, |before| runs[before].0 + 1), before));
+    }
+    let mut keep = vec![false; cells.len()];
+    let mut last = (0..cells.len()).max_by_key(|index| runs[*index].0);
+    while let Some(index) = last {
+        keep[index] = true;
+        last = runs[index].1;
+    }
+    let all = cells.len();
+    let mut kept = keep.into_iter();
+    cells.retain(|_| kept.next().unwrap_or(true));
+    u32::try_from(all - cells.len()).unwrap_or(u32::MAX)
 }
 
 /// Whether every byte of the page belongs to a cell, the free blocks or the gap (1.6).

@@ -268,6 +268,7 @@ fn corpus_of_every_page_of_a_board_of_200() {
              without a checksum altered",
             silent.len()
         );
+        silent.iter().for_each(|silent| eprintln!("  {silent}"));
     }
     check(&tallies);
 }

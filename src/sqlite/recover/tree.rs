@@ -27,6 +27,8 @@ pub(super) type Row = (i64, Vec<Value>);
 pub(super) struct Salvage {
     /// The rows of each table, by its place in the list of shapes.
     pub(super) rows: HashMap<usize, Vec<Row>>,
+    /// Rows whose number is not one that they can have where they are: they give way to others.
+    pub(super) doubtful: HashMap<usize, Vec<Row>>,
     /// What cannot be read, by the place of its table in the list of shapes.
     pub(super) broken: HashMap<usize, Broken>,
     /// Leaves that were found without their tree.
@@ -48,7 +50,7 @@ pub(super) fn salvage(pages: &Pages, shapes: &[Shape]) -> Salvage {
     let mut walk = Walk { pages, seen: vec![false; count], found: Salvage::default() };
     for (index, shape) in shapes.iter().enumerate() {
         if let Some(root) = shape.root {
-            walk.descend(index, shape, root, DEPTH_MAX);
+            walk.descend(index, shape, root, DEPTH_MAX, Bounds::NONE);
         }
     }
     walk.strays(shapes);
@@ -59,9 +61,24 @@ pub(super) fn salvage(pages: &Pages, shapes: &[Shape]) -> Salvage {
 pub(super) fn rows_of(pages: &Pages, shape: &Shape) -> (Vec<Row>, bool) {
     let count = pages.count() as usize + 1;
     let mut walk = Walk { pages, seen: vec![false; count], found: Salvage::default() };
-    walk.descend(0, shape, shape.root.unwrap_or(1), DEPTH_MAX);
+    walk.descend(0, shape, shape.root.unwrap_or(1), DEPTH_MAX, Bounds::NONE);
     let whole = walk.found.broken.is_empty();
     (walk.found.rows.remove(&0).unwrap_or_default(), whole)
+}
+
+/// The numbers that the rows below a page may have, as the pages above it say.
+#[derive(Clone, Copy)]
+struct Bounds {
+    above: i64,
+    to: i64,
+}
+
+impl Bounds {
+    const NONE: Self = Self { above: i64::MIN, to: i64::MAX };
+
+    fn hold(self, rowid: i64) -> bool {
+        rowid > self.above && rowid <= self.to
+    }
 }
 
 struct Walk<'a> {
@@ -79,7 +96,14 @@ impl Walk<'_> {
         }
     }
 
-    fn descend(&mut self, table: usize, shape: &Shape, number: u32, depth: u32) {
+    fn descend(
+        &mut self,
+        table: usize,
+        shape: &Shape,
+        number: u32,
+        depth: u32,
+        mut bounds: Bounds,
+    ) {
         if depth == 0 || !self.enter(number) {
             return;
         }
@@ -100,24 +124,33 @@ impl Walk<'_> {
         if found.broken > 0 {
             self.broken(table).cells += u64::from(found.broken);
         }
+        let has_numbers = kind == Kind::TableLeaf || kind == Kind::TableInterior;
         let mut children = Vec::new();
         for cell in found.cells {
-            children.extend(cell.child);
-            self.keep(table, shape, cell, kind);
+            let within = !has_numbers || bounds.hold(cell.rowid);
+            if let Some(child) = cell.child {
+                // A key that cannot be leaves its child without bounds, not without a visit.
+                let to = if kind == Kind::TableInterior && within { cell.rowid } else { bounds.to };
+                children.push((child, Bounds { to, ..bounds }));
+                bounds.above =
+                    if kind == Kind::TableInterior && within { to } else { bounds.above };
+            }
+            self.keep(table, shape, cell, kind, within);
         }
-        children.extend(found.last_child);
-        for child in children {
-            self.descend(table, shape, child, depth - 1);
+        children.extend(found.last_child.map(|child| (child, bounds)));
+        for (child, bounds) in children {
+            self.descend(table, shape, child, depth - 1, bounds);
         }
     }
 
-    fn keep(&mut self, table: usize, shape: &Shape, cell: Cell, kind: Kind) {
+    fn keep(&mut self, table: usize, shape: &Shape, cell: Cell, kind: Kind, within: bool) {
         if kind == Kind::TableInterior {
             return;
         }
         let Some(values) = cell.values else { return };
         if shape.fits(&values) {
-            self.found.rows.entry(table).or_default().push((cell.rowid, values));
+            let rows = if within { &mut self.found.rows } else { &mut self.found.doubtful };
+            rows.entry(table).or_default().push((cell.rowid, values));
         } else {
             self.broken(table).cells += 1;
         }
@@ -149,7 +182,7 @@ impl Walk<'_> {
                 self.broken(table).cells += u64::from(found.broken);
             }
             for cell in found.cells {
-                self.keep(table, &shapes[table], cell, kind);
+                self.keep(table, &shapes[table], cell, kind, true);
             }
         }
     }

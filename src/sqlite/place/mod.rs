@@ -1,7 +1,18 @@
 //! Where a database lies: its real path, and whether SQLite can work there.
 //!
+//! | what is found                                        | what is done                           |
+//! |------------------------------------------------------|----------------------------------------|
+//! | NFS, SMB, 9p, virtiofs or other FUSE, cluster file systems | refused, unless accepted by name |
+//! | locks or shared memory that a second process cannot see | refused                             |
+//! | tmpfs, overlay, an unknown file system                | a warning                             |
+//! | a second name (hard link)                            | refused: SQLite would make two logs    |
+//! | a symbolic link                                      | followed, as SQLite does               |
+//!
 //! In: a path as a person wrote it. Out: the path of the file itself, and whether it is still the
 //! one that was opened. Nothing is opened here.
+
+pub mod file_system;
+pub(crate) mod trial;
 
 use std::fs;
 use std::io;
@@ -12,6 +23,7 @@ use std::time::Duration;
 use rusqlite::{Connection, FileControl};
 
 use crate::error::{Result, StoreError};
+use crate::sqlite::place::file_system::{FileSystem, Fitness};
 use crate::sqlite::sidecar::beside;
 
 /// The absolute path without symbolic links; the file itself need not be there.
@@ -31,6 +43,40 @@ pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Goes on only if a database can lie at that place. With `thorough` a second process is asked.
+///
+/// # Errors
+///
+/// [`StoreError::Place`]. What cannot be asked, as of a directory that is not there, is left to
+/// the open, which says it better.
+pub(crate) fn require_fit(
+    path: &Path,
+    place: &Path,
+    accepted: Option<&str>,
+    thorough: bool,
+) -> Result<()> {
+    let refused = |why: String| Err(StoreError::Place { path: path.to_owned(), why });
+    if let Some((_, _, names)) = identity(place)
+        && names > 1
+        && place.is_file()
+    {
+        return refused(format!("the database has {names} names (hard links)"));
+    }
+    let Ok(file_system) = FileSystem::of(place) else { return Ok(()) };
+    if file_system.fitness == Fitness::Shared && accepted != Some(file_system.name) {
+        let name = file_system.name;
+        return refused(format!("{name} is a network or shared file system, unfit for a log"));
+    }
+    if thorough || file_system.fitness == Fitness::Unknown {
+        match trial::trial(place) {
+            Ok(Some(wrong)) => return refused(wrong.to_owned()),
+            // A place where no file can be made is told by the open.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Which file a path leads to: device, inode, and how many names it has.
@@ -92,4 +138,32 @@ pub(crate) fn require_unmoved(conn: &Connection, database: &Path) -> Result<()> 
 fn identity(path: &Path) -> Option<Identity> {
     let file = fs::symlink_metadata(path).ok()?;
     Some((file.dev(), file.ino(), file.nlink()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_is_followed_and_a_second_name_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("any.db");
+        fs::write(&real, b"").unwrap();
+        let link = dir.path().join("link.db");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(resolve(&link).unwrap(), real);
+        require_fit(&link, &real, None, true).unwrap();
+        fs::hard_link(&real, dir.path().join("second.db")).unwrap();
+        let error = require_fit(&link, &real, None, false).unwrap_err();
+        assert!(error.to_string().contains("2 names"), "{error}");
+    }
+
+    #[test]
+    fn file_that_is_not_there_yet_has_the_place_of_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = resolve(&dir.path().join("not/../any.db"));
+        assert!(place.is_err(), "its directory is not there: {place:?}");
+        let place = resolve(&dir.path().join("any.db")).unwrap();
+        assert_eq!(place, dir.path().canonicalize().unwrap().join("any.db"));
+    }
 }
