@@ -68,8 +68,8 @@ pub(crate) struct Cycle<'a> {
 
 impl<'a> Cycle<'a> {
     fn of(plan: &'a CyclePlan, lines: &'a [Line]) -> Self {
-        let (lives, receipts, pauses) = (Vec::new(), Vec::new(), Vec::new());
-        let mut cycle = Self { plan, lives, receipts, pauses, seen: None };
+        let mut cycle =
+            Self { plan, lives: Vec::new(), receipts: Vec::new(), pauses: Vec::new(), seen: None };
         for line in lines {
             match line {
                 Line::Life(life) => cycle.lives.push(life),

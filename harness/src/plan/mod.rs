@@ -258,6 +258,8 @@ impl Plan {
         for _ in 0..self.scenario.kill.dispatcher {
             let mut victims = dispatchers.clone();
             victims.shuffle(whom.rng());
+            // Where all of them are gone already, somebody else goes.
+            victims.extend((0..lives.len()).filter(|slot| !dispatchers.contains(slot)));
             let at_us = when.within([0, latest]).into();
             kills.push(KillPlan { at_us, moment: Moment::Any, victims });
         }

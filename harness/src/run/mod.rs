@@ -170,12 +170,12 @@ impl Lane {
         let began_ns = killpoint_worker::ledger::now_ns();
         let mut killer = kill::Killer::new(plan, children, ledger);
         let began = killer.began();
-        let (killed, pauses) = std::thread::scope(|scope| {
+        let (sent, pauses) = std::thread::scope(|scope| {
             let pauser = scope.spawn(|| pause::pause_on_the_way(plan, children, ledger, began));
-            let killed = killer.kill_on_the_way();
-            (killed, pauser.join().unwrap_or_default())
+            let sent = killer.kill_on_the_way();
+            (sent, pauser.join().unwrap_or_default())
         });
-        killed?;
+        sent?;
         let over = || killer.nothing_to_wait_for();
         wait::until_time(began + Duration::from_micros(plan.run_us), over);
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
