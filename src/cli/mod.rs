@@ -312,7 +312,6 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::Engine { .. } => {
             (Exit::Failed, "upgrade it, or accept it with HARDBOARD_ACCEPT_ENGINE")
         }
-        StoreError::Place { .. } => (Exit::Failed, "put the board on a local disk"),
         StoreError::Moved { .. } => (Exit::Damaged, "see which file is the right one"),
         StoreError::RolledBack { .. } => {
             (Exit::Damaged, "put the right file back, or see hardboard recover --dry-run")
@@ -326,7 +325,9 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
             (Exit::Damaged, "stop all writers and keep the file with its -wal and -shm")
         }
         StoreError::Indeterminate { .. } => (Exit::Unknown, "look before writing it again"),
-        StoreError::PragmaRefused { .. } => (Exit::Failed, "put the board on a local disk"),
+        StoreError::PragmaRefused { .. } | StoreError::Place { .. } => {
+            (Exit::Failed, "put the board on a local disk")
+        }
         StoreError::Option { .. } => (Exit::Usage, "change it or unset it"),
         StoreError::Open { .. } => {
             (Exit::Failed, "make one with hardboard init, or name a file that can be written")
