@@ -166,7 +166,7 @@ impl<'a> Range<'a> {
     pub fn new(prepared: &'a Prepared, dir: &Path, cpu: Option<usize>) -> Result<Self, RunError> {
         let place = |path: &Path| {
             let path = path.to_owned();
-            move |source| RunError::Place { path, source }
+            move |source| RunError::place(&path, source)
         };
         std::fs::create_dir_all(dir).map_err(place(dir))?;
         // Names as the kernel has them: the supervisor knows files by where they lie.
