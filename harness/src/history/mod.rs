@@ -23,6 +23,7 @@ pub use file::{HistoryError, Reader, Span, Writer};
 use crate::plan::{CyclePlan, Moment};
 use crate::scenario::Scenario;
 use content::{CommitRow, EventGroup, RunRow, TaskRow, Totals};
+use hardboard::Durability;
 use killpoint_worker::ledger::{Activity, Effective, Kind, Reason, Record as Entry, State};
 use killpoint_worker::wire::{Exit, Role};
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,8 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Time in them.
     pub checkpoint_ns: u64,
+    /// The longest of them.
+    pub checkpoint_ns_max: u64,
 }
 
 /// One operation: an array on the line, to keep lines short.
@@ -164,14 +167,17 @@ pub struct Op {
     pub total_ns: u64,
     /// In COMMIT, ns.
     pub commit_ns: u64,
+    /// What the acknowledgement promised to survive.
+    pub durability: Durability,
 }
 
-type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64);
+type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64, Durability);
 
 impl From<OpColumns> for Op {
     fn from(columns: OpColumns) -> Self {
-        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns) = columns;
-        Self { kind, state, reason, rows, task, token, seq, total_ns, commit_ns }
+        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns, durability) =
+            columns;
+        Self { kind, state, reason, rows, task, token, seq, total_ns, commit_ns, durability }
     }
 }
 
@@ -187,6 +193,7 @@ impl From<Op> for OpColumns {
             op.seq,
             op.total_ns,
             op.commit_ns,
+            op.durability,
         )
     }
 }
@@ -203,6 +210,7 @@ impl From<Entry> for Op {
             seq: entry.seq,
             total_ns: entry.total_ns,
             commit_ns: entry.commit_ns,
+            durability: entry.durability,
         }
     }
 }

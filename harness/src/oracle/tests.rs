@@ -6,6 +6,7 @@ use super::*;
 use crate::history::{Counters, Op, Timing};
 use crate::plan::{Ending, KillPlan, Moment, Plan};
 use crate::scenario;
+use hardboard::Durability;
 use killpoint_worker::ledger::{Activity, Effective, Kind, Reason, State};
 use killpoint_worker::wire::{Exit, Role};
 use proptest::prelude::*;
@@ -52,6 +53,7 @@ impl Legal {
                 seq: 0,
                 total_ns: 1,
                 commit_ns: 0,
+                durability: Durability::Process,
             }));
         }
         let lives = ops.into_iter().enumerate().map(|(slot, ops)| Life {

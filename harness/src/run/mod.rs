@@ -252,6 +252,7 @@ fn counters(slot: &Slot) -> Counters {
         wal_end_max_bytes: read(&c.wal_end_max),
         checkpoints: read(&c.checkpoints),
         checkpoint_ns: read(&c.checkpoint_ns),
+        checkpoint_ns_max: read(&c.checkpoint_ns_max),
     }
 }
 

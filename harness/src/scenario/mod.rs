@@ -15,7 +15,7 @@ pub use load::{ScenarioError, load, parse};
 
 use crate::verdict::{FindingKind, Verdict};
 use hardboard::Synchronous;
-use killpoint_worker::wire::{Settings, Target};
+use killpoint_worker::wire::{Journal, Settings, Target};
 use serde::{Deserialize, Serialize};
 
 /// The format that this version reads.
@@ -152,20 +152,41 @@ pub struct Setting {
     /// Whether one more process owns the checkpoints. Needed where `wal-autocheckpoint` is 0.
     #[serde(default)]
     pub checkpoint_owner: bool,
+    /// `PRAGMA journal_mode`. The hardened store knows WAL only.
+    #[serde(default)]
+    pub journal_mode: Journal,
+    /// `PRAGMA page_size`, bytes; 0 is SQLite's own choice. Not for the hardened store.
+    #[serde(default)]
+    pub page_bytes: u32,
 }
 
 impl Setting {
     /// What each connection is asked for.
     #[must_use]
     pub fn connection(self) -> Settings {
-        Settings { synchronous: self.synchronous, wal_autocheckpoint: self.wal_autocheckpoint }
+        Settings {
+            synchronous: self.synchronous,
+            wal_autocheckpoint: self.wal_autocheckpoint,
+            journal: self.journal_mode,
+            page_bytes: self.page_bytes,
+        }
     }
 
     /// A short name, `full+100`.
     #[must_use]
     pub fn name(self) -> String {
         let owner = if self.checkpoint_owner { "+owner" } else { "" };
-        format!("{}+{}{owner}", self.synchronous.as_str(), self.wal_autocheckpoint)
+        let page = match self.page_bytes {
+            0 => String::new(),
+            bytes => format!("+page{bytes}"),
+        };
+        match self.journal_mode {
+            Journal::Wal => {
+                let level = self.synchronous.as_str();
+                format!("{level}+{}{owner}{page}", self.wal_autocheckpoint)
+            }
+            Journal::Delete => format!("{}+delete{page}", self.synchronous.as_str()),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use driver::{Recorder, Striker};
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
 use killpoint_worker::{ARGV0, SOLO};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -104,6 +105,8 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
         seed: 1,
         script: script.steps.clone(),
         abandon: false,
+        durability: BTreeMap::new(),
+        ack_fd: None,
     }
 }
 
