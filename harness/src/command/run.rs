@@ -230,6 +230,7 @@ impl Suite {
             scenarios: self.reports,
             configs: Vec::new(),
             sweeps: Vec::new(),
+            powers: Vec::new(),
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }
     }

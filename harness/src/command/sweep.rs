@@ -80,6 +80,7 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: reports,
+        powers: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
     write_results(&report, &mut place, None, exit)?;

@@ -91,6 +91,7 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
         scenarios: vec![scenario_report],
         configs,
         sweeps: Vec::new(),
+        powers: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
     write_results(&report, &mut place, None, exit)?;

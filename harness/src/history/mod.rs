@@ -16,6 +16,7 @@
 //! Not here: any judgement. A line says what was planned or seen, never whether it was right.
 
 pub mod content;
+pub mod power;
 mod file;
 
 pub use file::{HistoryError, Reader, Span, Writer};

@@ -1,6 +1,6 @@
 //! `SUMMARY.md`: a report for a person who opens the folder a year later.
 
-use super::{Counts, Report, ScenarioReport, bound, sweep, table};
+use super::{Counts, Report, ScenarioReport, bound, power, sweep, table};
 
 /// The file's text, made from the report alone.
 #[must_use]
@@ -29,6 +29,9 @@ pub fn render(report: &Report) -> String {
     }
     for sweep in &report.sweeps {
         line(format_args!("{}", sweep::markdown(sweep)));
+    }
+    for power in &report.powers {
+        line(format_args!("{}", power::markdown(power)));
     }
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));

@@ -10,6 +10,7 @@ mod error;
 pub mod exec;
 mod kill;
 pub mod machine;
+pub mod power;
 mod probe;
 mod supervise;
 pub mod sweep;

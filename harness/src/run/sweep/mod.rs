@@ -44,9 +44,9 @@ const CALLS: CallSet = CallSet::FAULTS.with(CallKind::Sleep);
 /// What every strike starts from.
 #[derive(Debug)]
 pub struct Prepared {
-    database: Vec<u8>,
-    wal: Option<Vec<u8>>,
-    probe: Probe,
+    pub(super) database: Vec<u8>,
+    pub(super) wal: Option<Vec<u8>>,
+    pub(super) probe: Probe,
     /// The plan of what was done before, and what was seen of it.
     pub before: (CyclePlan, Vec<Line>),
     /// The plan of what is struck: one cycle whose processes perform the script.
@@ -283,7 +283,7 @@ impl<'a> Range<'a> {
     }
 }
 
-fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
