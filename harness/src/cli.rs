@@ -199,7 +199,8 @@ pub(crate) struct Power {
     /// no-psow. May be given several times.
     #[arg(long)]
     pub(crate) profile: Vec<Profile>,
-    /// Different images of each recording and profile, in place of the scenario's own number.
+    /// Different images of each recording and profile beyond its prefixes, in place of the
+    /// scenario's own number.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) states: Option<u32>,
     /// Threads; as many as there are cores if not given.

@@ -393,7 +393,11 @@ pub(super) fn absolute(word: &OsString) -> OsString {
 }
 
 /// Runs a shell command in `dir`, and gives its exit code.
-pub(super) fn shell(text: &str, dir: &Path, environment: &[(&str, &OsStr)]) -> Result<i32, CommandError> {
+pub(super) fn shell(
+    text: &str,
+    dir: &Path,
+    environment: &[(&str, &OsStr)],
+) -> Result<i32, CommandError> {
     let status = std::process::Command::new("/bin/sh")
         .args(["-c", text])
         .current_dir(dir)

@@ -13,8 +13,7 @@ use crate::report::{Engine, Report, SCHEMA, cost, ratio};
 use crate::run::RunError;
 use crate::run::machine::{self, Machine};
 use crate::run::power::{
-    Explored, Options, Recorded, Recording, Sink, explore, observe, record_command,
-    record_script,
+    Explored, Options, Recorded, Recording, Sink, explore, observe, record_command, record_script,
 };
 use crate::scenario::Expect;
 use crate::scenario::power::{Cut, Power, Profile};

@@ -104,7 +104,7 @@ impl PowerJudge {
         let (mut must, mut told) = (Vec::with_capacity(cuts), Vec::with_capacity(cuts));
         let mut next = 0;
         let mut acks = course.acks.iter().enumerate().peekable();
-        let (mut least, mut last) = ((0, None), (0, None));
+        let (mut promised, mut last) = ((0, None), (0, None));
         for cut in 0..cuts {
             while course.commits.get(next).is_some_and(|commit| commit.from <= cut) {
                 next += 1;
@@ -117,11 +117,11 @@ impl PowerJudge {
                 if commit >= last.0 {
                     last = (commit, Some(index));
                 }
-                if *durability == Durability::Power && commit >= least.0 {
-                    least = (commit, Some(index));
+                if *durability == Durability::Power && commit >= promised.0 {
+                    promised = (commit, Some(index));
                 }
             }
-            must.push(least);
+            must.push(promised);
             told.push(last);
         }
         Self { course, reached, must, told, seen: PowerTally::default() }
@@ -170,15 +170,14 @@ impl PowerJudge {
         let reached = self.reached[at];
         let mut number = number;
         while number > reached {
-            match self.course.commits.get(number).and_then(|commit| commit.earlier) {
-                Some(earlier) => number = earlier,
-                None => {
-                    self.seen.not_a_prefix += 1;
-                    return self.seen.find(FindingKind::AlienWrite, || {
-                        format!("{}: commit {number} before it was made", place())
-                    });
-                }
-            }
+            let earlier = self.course.commits.get(number).and_then(|commit| commit.earlier);
+            let Some(earlier) = earlier else {
+                self.seen.not_a_prefix += 1;
+                return self.seen.find(FindingKind::AlienWrite, || {
+                    format!("{}: commit {number} before it was made", place())
+                });
+            };
+            number = earlier;
         }
         let (must, by) = self.must[at];
         if number < must {

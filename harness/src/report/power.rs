@@ -303,11 +303,8 @@ pub fn markdown(report: &PowerReport) -> String {
         ));
     }
     if !report.findings.is_empty() {
-        let kinds: Vec<String> = report
-            .findings_by_kind
-            .iter()
-            .map(|(kind, count)| format!("{kind} {count}"))
-            .collect();
+        let kinds: Vec<String> =
+            report.findings_by_kind.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         parts.push(format!("\nFindings: {}. The first ones:\n", kinds.join(", ")));
         for finding in report.findings.iter().take(8) {
             parts.push(format!("- `{}`: {}", finding.kind, finding.detail));

@@ -75,7 +75,8 @@ pub struct Script {
 pub struct Cut {
     /// The crash models; each is enumerated.
     pub profiles: Vec<Profile>,
-    /// Distinct crash images of each recording and profile, if there are so many.
+    /// Different images of each recording and profile beyond the prefixes of everything, if there
+    /// are so many.
     pub states: u32,
 }
 

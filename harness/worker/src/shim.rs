@@ -373,9 +373,9 @@ fn released(slot: &Slot, lock: c_int) {
             if slot.counters.database_bytes.load(Ordering::Relaxed) != before {
                 add(&slot.counters.checkpoints, 1);
                 add(&slot.counters.checkpoint_ns, spent);
-            if spent > slot.counters.checkpoint_ns_max.load(Ordering::Relaxed) {
-                slot.counters.checkpoint_ns_max.store(spent, Ordering::Relaxed);
-            }
+                if spent > slot.counters.checkpoint_ns_max.load(Ordering::Relaxed) {
+                    slot.counters.checkpoint_ns_max.store(spent, Ordering::Relaxed);
+                }
             }
             let reading = READ_BEFORE_CHECKPOINT.load(Ordering::Relaxed);
             slot.set_activity(if reading { Activity::Reading } else { Activity::Idle });

@@ -62,11 +62,7 @@ pub(super) fn subsets(model: &Model<'_>) -> Vec<Choice> {
 }
 
 /// The choice that keeps these of the changes in the row, and of the names behind it.
-fn subset(
-    model: &Model<'_>,
-    row: &[(usize, usize)],
-    keeps: impl Fn(usize) -> bool,
-) -> Choice {
+fn subset(model: &Model<'_>, row: &[(usize, usize)], keeps: impl Fn(usize) -> bool) -> Choice {
     let mut names: Vec<bool> =
         (0..model.naming.len()).map(|index| keeps(row.len() + index)).collect();
     if model.profile == Profile::Ordered {
@@ -120,10 +116,8 @@ fn touching(inode: &Inode, block: usize) -> impl Iterator<Item = usize> {
 }
 
 fn blocks_of(inode: &Inode, changes: impl Iterator<Item = usize>) -> Vec<usize> {
-    let mut blocks: Vec<usize> = changes
-        .filter_map(|index| inode.pending.get(index))
-        .flat_map(Change::blocks)
-        .collect();
+    let mut blocks: Vec<usize> =
+        changes.filter_map(|index| inode.pending.get(index)).flat_map(Change::blocks).collect();
     blocks.sort_unstable();
     blocks.dedup();
     blocks
@@ -168,7 +162,8 @@ pub(super) fn random(model: &Model<'_>, chance: &mut Stream) -> Choice {
             let version = |block: usize, chance: &mut Stream| {
                 let many = u32::try_from(touching(inode, block).count()).unwrap_or(u32::MAX);
                 let older = chance.within([0, many]);
-                let newer = if chance.within([0, 1]) == 0 { older } else { chance.within([0, many]) };
+                let newer =
+                    if chance.within([0, 1]) == 0 { older } else { chance.within([0, many]) };
                 let sectors = units(8, chance);
                 Versions { older: older as usize, newer: newer as usize, sectors }
             };

@@ -5,8 +5,8 @@ use super::model::Model;
 use super::recording::Recording;
 use super::recover::{open, recover};
 use super::vfs::{self, VfsError};
-use crate::history::power::Course;
 use crate::history::Line;
+use crate::history::power::Course;
 use crate::run::error::RunError;
 use crate::run::probe::Probe;
 use crate::scenario::power::Profile;
@@ -49,31 +49,35 @@ pub(super) fn bind(recording: &Recording, course: &mut Course) -> Result<(), Run
     let Some(sql) = &recording.header.check_sql else { return Ok(()) };
     let mut acks = std::mem::take(&mut course.acks);
     let wrong = |error: rusqlite::Error| RunError::Query(error.to_string());
-    let done = go_through(recording, course, |_| true, |number, conn| {
-        let from = course.commits[number].from;
-        let open = acks.iter_mut().filter(|ack| ack.commit.is_none() && ack.from >= from);
-        let mut query = match conn.prepare(sql) {
-            Ok(query) => query,
-            // The tables may not have been made yet.
-            Err(_) if number + 1 < course.commits.len() => return Ok(true),
-            Err(error) => return Err(wrong(error)),
-        };
-        for ack in open.take(AHEAD_MAX) {
-            let mut rows = query.query([&ack.token]).map_err(wrong)?;
-            let there = match rows.next().map_err(wrong)? {
-                None => false,
-                // A count of nothing is nothing.
-                Some(row) => !matches!(
-                    row.get_ref(0).map_err(wrong)?,
-                    rusqlite::types::ValueRef::Null | rusqlite::types::ValueRef::Integer(0)
-                ),
+    let done = go_through(
+        recording,
+        course,
+        |_| true,
+        |number, conn| {
+            let open = acks.iter_mut().filter(|ack| ack.commit.is_none());
+            let mut query = match conn.prepare(sql) {
+                Ok(query) => query,
+                // The tables may not have been made yet.
+                Err(_) if number + 1 < course.commits.len() => return Ok(true),
+                Err(error) => return Err(wrong(error)),
             };
-            if there {
-                ack.commit = Some(number);
+            for ack in open.take(AHEAD_MAX) {
+                let mut rows = query.query([&ack.token]).map_err(wrong)?;
+                let there = match rows.next().map_err(wrong)? {
+                    None => false,
+                    // A count of nothing is nothing.
+                    Some(row) => !matches!(
+                        row.get_ref(0).map_err(wrong)?,
+                        rusqlite::types::ValueRef::Null | rusqlite::types::ValueRef::Integer(0)
+                    ),
+                };
+                if there {
+                    ack.commit = Some(number);
+                }
             }
-        }
-        Ok(true)
-    });
+            Ok(true)
+        },
+    );
     course.acks = acks;
     done
 }

@@ -7,7 +7,7 @@
 //! 2. *barriers*: at each cut all that was not synced is lost; before each sync, where most is
 //!    open, every subset, or, where there are too many, each write alone left out, alone kept.
 //! 3. *samples*: by a seed, writes kept, lost and torn, sizes and names, until there are as many
-//!    different images as were asked for.
+//!    different images beyond the prefixes as were asked for.
 //!
 //! The recording is cut into segments, each gone through by one thread from a copy of the model at
 //! its start. Which images are made depends on the seed alone, not on the number of threads.
@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 const SEGMENTS: usize = 16;
 
 /// Of so many different images one is recovered a second time, cut off in between.
-const INTERRUPT_EVERY: u8 = 16;
+const INTERRUPT_EVERY: u8 = 32;
 
 /// Images made at one cut in one round of samples.
 const SAMPLES_MAX: u64 = 64;
@@ -44,7 +44,7 @@ const SAMPLES_MAX: u64 = 64;
 pub struct Options<'a> {
     /// The crash model.
     pub profile: Profile,
-    /// So many different images, if there are so many.
+    /// So many different images beyond the prefixes, if there are so many.
     pub states: u64,
     /// Of the samples.
     pub seed: u64,
@@ -131,6 +131,16 @@ struct Shared {
     file_check: Option<FileCheck>,
 }
 
+impl Shared {
+    fn states(&self) -> u64 {
+        self.states.load(Ordering::Relaxed)
+    }
+
+    fn found(&self, number: u32) -> Arc<Found> {
+        Arc::clone(&lock(&self.raws).list[number as usize].1)
+    }
+}
+
 #[derive(Default)]
 struct Raws {
     list: Vec<(Raw, Arc<Found>)>,
@@ -156,10 +166,9 @@ impl Raws {
                 let number = look.content.and_then(|content| self.commits.get(&content));
                 match number {
                     Some(number) if look.complaints.is_empty() => Found::Commit(*number),
-                    _ => Found::Other {
-                        counter: look.commits,
-                        complaints: look.complaints.clone(),
-                    },
+                    _ => {
+                        Found::Other { counter: look.commits, complaints: look.complaints.clone() }
+                    }
                 }
             }
         }
@@ -194,8 +203,8 @@ impl Hand<'_> {
         self.clock = now;
     }
 
-    /// What recovery makes of a choice, by its number; whether the image is a new one.
-    fn recovered(&mut self, model: &Model<'_>, choice: &Choice) -> (u32, bool) {
+    /// What recovery makes of a choice, by its number.
+    fn recovered(&mut self, model: &Model<'_>, choice: &Choice) -> u32 {
         self.lap(|spent| &mut spent.choose);
         vfs::with_disk(|disk| compose(model, choice, disk));
         self.lap(|spent| &mut spent.compose);
@@ -206,7 +215,7 @@ impl Hand<'_> {
         let known = lock(shard).get(&key).copied();
         self.lap(|spent| &mut spent.digest);
         if let Some(known) = known {
-            return (known, false);
+            return known;
         }
         let mut raw = self.recover();
         if digest[30].is_multiple_of(INTERRUPT_EVERY) {
@@ -230,7 +239,7 @@ impl Hand<'_> {
         let new = lock(shard).insert(key, number).is_none();
         self.shared.states.fetch_add(u64::from(new), Ordering::Relaxed);
         self.lap(|spent| &mut spent.content);
-        (number, new)
+        number
     }
 
     /// Recovers what is on this thread's disk, and checks the content if it is a new one.
@@ -267,12 +276,15 @@ impl Hand<'_> {
         let again = recover::recover().ok().and_then(|()| recover::pages());
         self.shared.again[0].fetch_add(1, Ordering::Relaxed);
         self.lap(|spent| &mut spent.again);
-        if again == Some(pages) { Raw::Content(pages) } else { Raw::Diverged }
+        match again {
+            Some(again) if again.same_database(&pages) => Raw::Content(pages),
+            _ => Raw::Diverged,
+        }
     }
 
     fn tell(&mut self, model: &Model<'_>, choice: &Choice, all_lost: bool, sink: &mut dyn Sink) {
-        let (number, _) = self.recovered(model, choice);
-        let found = lock(&self.shared.raws).list[number as usize].1.clone();
+        let number = self.recovered(model, choice);
+        let found = self.shared.found(number);
         self.shared.judged.fetch_add(1, Ordering::Relaxed);
         let cut = Cut { at: model.at(), all_lost, found: &found };
         sink.take(&cut, &|| format!("{choice:?}"));
@@ -281,11 +293,12 @@ impl Hand<'_> {
 
 /// A segment of the recording: the model before it, and the last cut in it.
 struct Segment<'r> {
+    index: usize,
     model: Model<'r>,
     to: usize,
 }
 
-fn segments<'r>(recording: &'r Recording, profile: Profile) -> Vec<Segment<'r>> {
+fn segments(recording: &Recording, profile: Profile) -> Vec<Segment<'_>> {
     let entries = recording.entries.len();
     let mut model = Model::new(recording, profile);
     (0..SEGMENTS)
@@ -294,59 +307,10 @@ fn segments<'r>(recording: &'r Recording, profile: Profile) -> Vec<Segment<'r>> 
             let from = index * (entries + 1) / SEGMENTS;
             let to = (index + 1) * (entries + 1) / SEGMENTS;
             model.advance_to(from);
-            Segment { model: model.clone(), to }
+            Segment { index, model: model.clone(), to }
         })
         .filter(|segment| segment.model.at() < segment.to)
         .collect()
-}
-
-/// Lets threads go through the segments, each with a value of its own, and gives the values.
-fn pass<'r, T: Send>(
-    segments: &[Segment<'r>],
-    shared: &Shared,
-    options: &Options<'_>,
-    spent: &mut Spent,
-    make: impl Fn() -> T + Sync,
-    at_cut: impl Fn(&mut Hand<'_>, &Model<'r>, usize, &mut T) + Sync,
-) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut value = make();
-        let mut hand = Hand { shared, spent: Spent::default(), clock: Instant::now() };
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(segment) = segments.get(index) else { break };
-            let mut model = segment.model.clone();
-            while model.at() < segment.to {
-                if options.interrupted.load(Ordering::Relaxed) {
-                    return (value, hand.spent);
-                }
-                at_cut(&mut hand, &model, index, &mut value);
-                let before = model.at();
-                // The layers must let go of the blocks, or each change would copy them all.
-                vfs::with_disk(vfs::Disk::release);
-                model.advance();
-                if model.at() == before {
-                    break;
-                }
-            }
-        }
-        (value, hand.spent)
-    };
-    let mut values = Vec::new();
-    std::thread::scope(|scope| {
-        let hands: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        for hand in hands {
-            match hand.join() {
-                Ok((value, of_hand)) => {
-                    spent.add(&of_hand);
-                    values.push(value);
-                }
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-    });
-    values
 }
 
 /// Enumerates the images of `recording`. `make` gives each thread its sink, once the course of the
@@ -365,87 +329,46 @@ pub fn explore<S: Sink>(
         source: std::io::Error::other(error),
     })?;
     let began = Instant::now();
-    let shared = Shared {
-        images: (0..64).map(|_| Mutex::default()).collect(),
-        raws: Mutex::default(),
-        states: AtomicU64::new(0),
-        judged: AtomicU64::new(0),
-        again: [AtomicU64::new(0), AtomicU64::new(0)],
-        file_check: options.dir.map(FileCheck::new),
+    let mut passes = Passes {
+        recording,
+        options,
+        segments: segments(recording, options.profile),
+        shared: Shared {
+            images: (0..64).map(|_| Mutex::default()).collect(),
+            raws: Mutex::default(),
+            states: AtomicU64::new(0),
+            judged: AtomicU64::new(0),
+            again: [AtomicU64::new(0), AtomicU64::new(0)],
+            file_check: options.dir.map(FileCheck::new),
+        },
+        spent: Spent::default(),
+        goal: 0,
     };
-    let segments = segments(recording, options.profile);
-    let mut spent = Spent::default();
-    // 1. Prefixes.
-    let kept = pass(&segments, &shared, options, &mut spent, Vec::new, |hand, model, _, seen| {
-        let choice = Choice::whole(Most::Kept, model);
-        seen.push((model.at(), hand.recovered(model, &choice).0));
-    });
-    let mut kept: Vec<(usize, u32)> = kept.into_iter().flatten().collect();
-    kept.sort_unstable();
-    let mut course = course(recording, &kept, &shared);
+    let kept = passes.prefixes();
+    passes.goal = passes.shared.states() + options.states;
+    let mut course = course(recording, &kept, &passes.shared);
     contents::bind(recording, &mut course)?;
     let course = Arc::new(course);
     let make = || make(&course);
-    let mut first = make();
-    for (at, number) in &kept {
-        let found = lock(&shared.raws).list[*number as usize].1.clone();
-        shared.judged.fetch_add(1, Ordering::Relaxed);
-        let cut = Cut { at: *at, all_lost: false, found: &found };
-        first.take(&cut, &|| "everything had reached the disk".to_owned());
-    }
-    let mut sinks = vec![first];
-    // 2. Barriers.
-    sinks.extend(pass(&segments, &shared, options, &mut spent, make, |hand, model, _, sink| {
-        if model.pending() == 0 {
-            let choice = Choice::whole(Most::Lost, model);
-            return hand.tell(model, &choice, true, sink);
-        }
-        hand.tell(model, &Choice::whole(Most::Lost, model), true, sink);
-        let syncs = |op: &Op| matches!(op, Op::Sync { .. } | Op::SyncDirectory);
-        let next = recording.entries.get(model.at());
-        let half = options.states / 2;
-        if next.is_none_or(|entry| syncs(&entry.op)) {
-            for choice in choose::subsets(model) {
-                if shared.states.load(Ordering::Relaxed) >= half {
-                    break;
-                }
-                hand.tell(model, &choice, false, sink);
-            }
-        }
-    }));
-    // 3. Samples.
-    for round in 0_u32.. {
-        let states = shared.states.load(Ordering::Relaxed);
-        if states >= options.states || options.interrupted.load(Ordering::Relaxed) {
+    let mut sinks = vec![passes.tell_prefixes(&kept, make())];
+    sinks.extend(passes.barriers(&make));
+    for round in 0.. {
+        let states = passes.shared.states();
+        if states >= passes.goal || options.interrupted.load(Ordering::Relaxed) {
             break;
         }
-        let cuts = recording.entries.len() as u64 + 1;
-        let each = ((options.states - states) * 5 / 4).div_ceil(cuts).clamp(1, SAMPLES_MAX);
-        let before = shared.judged.load(Ordering::Relaxed);
-        sinks.extend(pass(&segments, &shared, options, &mut spent, make, |hand, model, index, sink| {
-            if model.pending() == 0 {
-                return;
-            }
-            let label = format!("power/{}/{round}/{index}/{}", options.profile, model.at());
-            let mut chance = Stream::new(options.seed, &label);
-            for _ in 0..each {
-                if shared.states.load(Ordering::Relaxed) >= options.states {
-                    return;
-                }
-                let choice = choose::random(model, &mut chance);
-                hand.tell(model, &choice, false, sink);
-            }
-        }));
-        let tried = shared.judged.load(Ordering::Relaxed) - before;
-        let new = shared.states.load(Ordering::Relaxed) - states;
+        let before = passes.shared.judged.load(Ordering::Relaxed);
+        sinks.extend(passes.samples(round, &make));
+        let tried = passes.shared.judged.load(Ordering::Relaxed) - before;
         // Nearly all that there is has been seen.
-        if new * 200 <= tried {
+        if (passes.shared.states() - states) * 200 <= tried {
             break;
         }
     }
     vfs::with_disk(vfs::Disk::release);
+    let Passes { shared, spent, .. } = passes;
     let explored = Explored {
-        states: shared.states.load(Ordering::Relaxed),
+        states: shared.states(),
         judged: shared.judged.load(Ordering::Relaxed),
         contents: lock(&shared.raws).looks.len() as u64,
         interrupted_recoveries: shared.again[0].load(Ordering::Relaxed),
@@ -454,6 +377,127 @@ pub fn explore<S: Sink>(
         spent,
     };
     Ok((course, explored, sinks))
+}
+
+/// The passes over one recording.
+struct Passes<'r, 'o> {
+    recording: &'r Recording,
+    options: &'o Options<'o>,
+    segments: Vec<Segment<'r>>,
+    shared: Shared,
+    spent: Spent,
+    /// Different images, prefixes included, after which it is enough.
+    goal: u64,
+}
+
+impl<'r> Passes<'r, '_> {
+    /// By cut, what recovery gives where everything has reached the disk.
+    fn prefixes(&mut self) -> Vec<(usize, u32)> {
+        let kept = self.pass(&Vec::new, &|hand, model, _, seen: &mut Vec<_>| {
+            let choice = Choice::whole(Most::Kept, model);
+            seen.push((model.at(), hand.recovered(model, &choice)));
+        });
+        let mut kept: Vec<(usize, u32)> = kept.into_iter().flatten().collect();
+        kept.sort_unstable();
+        kept
+    }
+
+    /// Tells what they gave, now that it is known what it is.
+    fn tell_prefixes<S: Sink>(&self, kept: &[(usize, u32)], mut sink: S) -> S {
+        for (at, number) in kept {
+            let found = self.shared.found(*number);
+            self.shared.judged.fetch_add(1, Ordering::Relaxed);
+            let cut = Cut { at: *at, all_lost: false, found: &found };
+            sink.take(&cut, &|| "everything had reached the disk".to_owned());
+        }
+        sink
+    }
+
+    /// At each cut all that is unsynced is lost; before each sync, where most is open, subsets.
+    fn barriers<S: Sink>(&mut self, make: &(impl Fn() -> S + Sync)) -> Vec<S> {
+        let entries = &self.recording.entries;
+        let half = self.goal - self.options.states / 2;
+        self.pass(make, &|hand, model, _, sink| {
+            hand.tell(model, &Choice::whole(Most::Lost, model), true, sink);
+            let syncs = |op: &Op| matches!(op, Op::Sync { .. } | Op::SyncDirectory);
+            let next = entries.get(model.at());
+            if !next.is_none_or(|entry| syncs(&entry.op)) {
+                return;
+            }
+            for choice in choose::subsets(model) {
+                if hand.shared.states() >= half {
+                    break;
+                }
+                hand.tell(model, &choice, false, sink);
+            }
+        })
+    }
+
+    /// Images by chance, at every cut that leaves anything open.
+    fn samples<S: Sink>(&mut self, round: u64, make: &(impl Fn() -> S + Sync)) -> Vec<S> {
+        let options = *self.options;
+        let cuts = self.recording.entries.len() as u64 + 1;
+        let goal = self.goal;
+        let lacking = goal - self.shared.states();
+        let each = (lacking * 5 / 4).div_ceil(cuts).clamp(1, SAMPLES_MAX);
+        self.pass(make, &|hand, model, segment, sink| {
+            if model.pending() == 0 {
+                return;
+            }
+            let label = format!("power/{}/{round}/{segment}/{}", options.profile, model.at());
+            let mut chance = Stream::new(options.seed, &label);
+            for _ in 0..each {
+                if hand.shared.states() >= goal {
+                    return;
+                }
+                let choice = choose::random(model, &mut chance);
+                hand.tell(model, &choice, false, sink);
+            }
+        })
+    }
+
+    /// Lets threads go through the segments, each with a value of its own, and gives the values.
+    fn pass<T: Send>(
+        &mut self,
+        make: &(impl Fn() -> T + Sync),
+        at_cut: &(impl Fn(&mut Hand<'_>, &Model<'r>, usize, &mut T) + Sync),
+    ) -> Vec<T> {
+        let next = AtomicUsize::new(0);
+        let (shared, segments, options) = (&self.shared, &self.segments, self.options);
+        let work = || {
+            let mut value = make();
+            let mut hand = Hand { shared, spent: Spent::default(), clock: Instant::now() };
+            while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut model = segment.model.clone();
+                while model.at() < segment.to && !options.interrupted.load(Ordering::Relaxed) {
+                    at_cut(&mut hand, &model, segment.index, &mut value);
+                    // The layers must let go of the blocks, or each change would copy them all.
+                    vfs::with_disk(vfs::Disk::release);
+                    let before = model.at();
+                    model.advance();
+                    if model.at() == before {
+                        break;
+                    }
+                }
+            }
+            (value, hand.spent)
+        };
+        let done: Vec<_> = std::thread::scope(|scope| {
+            let hands: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            hands.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        let mut values = Vec::new();
+        for done in done {
+            match done {
+                Ok((value, spent)) => {
+                    self.spent.add(&spent);
+                    values.push(value);
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        values
+    }
 }
 
 /// The commits in their order: each new content that a reader of everything sees.
@@ -499,9 +543,12 @@ fn course(recording: &Recording, kept: &[(usize, u32)], shared: &Shared) -> Cour
         course.written_bytes.push(written);
         if let Op::Ack(ack) = &entry.op {
             let from = index + 1;
-            let there = |commit: &Commit| commit.counter.is_some_and(|(seq, _)| Some(seq) >= ack.seq);
+            let there =
+                |commit: &Commit| commit.counter.is_some_and(|(seq, _)| Some(seq) >= ack.seq);
             let commit = match ack.seq {
                 Some(_) => course.commits.iter().position(there),
+                // A query finds it.
+                None if recording.header.check_sql.is_some() => None,
                 // One process acknowledges what it has just committed.
                 None if processes == 0 => {
                     course.commits.iter().rposition(|commit| commit.from <= from)

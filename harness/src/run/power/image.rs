@@ -27,7 +27,7 @@ type Bytes = [u8; BLOCK_BYTES];
 
 /// An order-free sum of block hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Sum([u64; 4]);
+pub(super) struct Sum([u64; 4]);
 
 impl Sum {
     /// Of one block at `index`.
@@ -64,8 +64,8 @@ struct Block {
 }
 
 impl Block {
-    fn new(bytes: Bytes) -> Arc<Self> {
-        Arc::new(Self { bytes, sum: OnceLock::new() })
+    fn new(bytes: &Bytes) -> Arc<Self> {
+        Arc::new(Self { bytes: *bytes, sum: OnceLock::new() })
     }
 
     fn sum(&self, index: usize) -> Sum {
@@ -166,7 +166,7 @@ impl Content {
         }
         self.bytes = bytes;
         while (self.blocks.len() as u64) * BLOCK < bytes {
-            let block = Block::new([0; BLOCK_BYTES]);
+            let block = Block::new(&[0; BLOCK_BYTES]);
             self.sum.toggle(block.sum(self.blocks.len()));
             self.blocks.push(block);
         }
@@ -209,7 +209,7 @@ impl Content {
         self.sum.toggle(block.sum(index));
         let mut bytes = block.bytes;
         change(&mut bytes);
-        *block = Block::new(bytes);
+        *block = Block::new(&bytes);
         self.sum.toggle(block.sum(index));
     }
 }
@@ -228,6 +228,33 @@ pub(super) struct Layer {
     spare: Vec<Box<Bytes>>,
     memo: Vec<Vec<(Box<Bytes>, Sum)>>,
     memo_bytes: usize,
+    zeros: Zeros,
+}
+
+/// Sums of blocks of zeros: of all those before an index.
+#[derive(Debug)]
+struct Zeros(Vec<Sum>);
+
+impl Default for Zeros {
+    fn default() -> Self {
+        Self(vec![Sum::default()])
+    }
+}
+
+impl Zeros {
+    fn grow(&mut self, blocks: usize) {
+        while self.0.len() <= blocks {
+            let mut sum = self.0[self.0.len() - 1];
+            sum.toggle(Sum::of(self.0.len() - 1, &[0; BLOCK_BYTES]));
+            self.0.push(sum);
+        }
+    }
+
+    fn between(&self, from: usize, to: usize) -> Sum {
+        let mut sum = self.0[from];
+        sum.toggle(self.0[to]);
+        sum
+    }
 }
 
 impl Layer {
@@ -346,10 +373,10 @@ impl Layer {
         self.touched = touched;
         // Holes: blocks that are in the file and in neither.
         if beyond_base < whole - of_base {
-            for index in of_base..whole {
-                if self.slots.get(index).is_none_or(Option::is_none) {
-                    sum.toggle(Sum::of(index, &[0; BLOCK_BYTES]));
-                }
+            self.zeros.grow(whole);
+            sum.toggle(self.zeros.between(of_base, whole));
+            for index in self.touched.iter().filter(|index| (of_base..whole).contains(*index)) {
+                sum.toggle(self.zeros.between(*index, *index + 1));
             }
         }
         let rest = to_usize(bytes % BLOCK);

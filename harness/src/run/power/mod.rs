@@ -16,6 +16,7 @@ mod victims;
 pub use vfs::VfsError;
 pub use victims::{Recorded, record_command, record_script};
 
+pub use crate::scenario::power::Profile;
 pub use contents::observe;
 pub use explore::{Explored, Options, Sink, Spent, explore};
 pub use image::Content;
@@ -23,4 +24,3 @@ pub use model::Model;
 pub use recording::{
     Ack, Board, Bytes, Entry, FileIndex, Header, Op, Recording, RecordingError, StartFile,
 };
-pub use crate::scenario::power::Profile;

@@ -102,8 +102,8 @@ impl Recorder {
         let role = stop.file.or(stop.target).map(|file| file.role);
         match &stop.operation {
             _ if role == Some(Role::Shm) => false,
-            Operation::Write { .. } => role.is_some(),
-            Operation::Sync { .. }
+            Operation::Write { .. }
+            | Operation::Sync { .. }
             | Operation::Truncate { .. }
             | Operation::TruncatePath { .. }
             | Operation::Allocate { .. }
@@ -129,7 +129,7 @@ impl Recorder {
     }
 
     /// Takes note of a call that is let in now.
-    fn let_in(&mut self, stop: &Stop, scene: &Scene<'_>) {
+    fn let_in(&mut self, stop: &Stop, scene: Scene<'_>) {
         let bytes = match stop.operation {
             Operation::Write { length, .. } => {
                 let most = usize::try_from(length).unwrap_or(usize::MAX);
@@ -171,7 +171,7 @@ impl Recorder {
     }
 
     /// The call has returned `result`, which is no error.
-    fn returned(&mut self, stop: &Stop, bytes: &[u8], result: u64, scene: &Scene<'_>) {
+    fn returned(&mut self, stop: &Stop, bytes: &[u8], result: u64, scene: Scene<'_>) {
         let file = stop.file.map(|file| (file.role, file.id));
         let op = match (&stop.operation, file) {
             (Operation::Write { offset, .. }, Some((role, id))) => {
@@ -245,14 +245,14 @@ impl Driver for Recorder {
         if self.flight.is_some() {
             return Decision::Hold;
         }
-        self.let_in(stop, scene);
+        self.let_in(stop, *scene);
         Decision::Observe
     }
 
     fn at_result(&mut self, stop: &Stop, result: i64, scene: &Scene<'_>) {
         let Some(flight) = self.flight.take() else { return };
         if let Ok(result) = u64::try_from(result) {
-            self.returned(stop, &flight.bytes, result, scene);
+            self.returned(stop, &flight.bytes, result, *scene);
         }
     }
 
@@ -268,7 +268,7 @@ impl Driver for Recorder {
     fn choose(&mut self, standing: Standing<'_>, scene: &Scene<'_>) -> Choice {
         match standing.held.first() {
             Some(next) if self.flight.is_none() => {
-                self.let_in(next, scene);
+                self.let_in(next, *scene);
                 Choice::Release(next.thread, Decision::Observe)
             }
             _ => Choice::Wait,

@@ -17,11 +17,21 @@ use std::sync::Arc;
 /// Complaints of a check that are kept.
 const COMPLAINTS_MAX: usize = 5;
 
-/// What identifies a logical content: its pages, in number and bytes.
+/// What identifies a logical content: its pages, in number and bytes, and what recovery left beside
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pages {
     sum: Sum,
     bytes: u64,
+    /// Of a WAL or journal that recovery has looked at and left: one that is not valid, or not hot.
+    left: [Option<(Sum, u64)>; 2],
+}
+
+impl Pages {
+    /// Whether the database is the same, whatever lies beside it.
+    pub(super) fn same_database(&self, other: &Self) -> bool {
+        (self.sum, self.bytes) == (other.sum, other.bytes)
+    }
 }
 
 /// What identifies a crash image: which files there are, and their bytes.
@@ -62,8 +72,10 @@ pub(super) fn image_digest() -> ImageDigest {
 }
 
 pub(super) fn open() -> rusqlite::Result<Connection> {
-    // Not created: a database that is missing is missing.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // As an application opens it: one that is missing is made anew, and is empty.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags_and_vfs(DATABASE, flags, vfs::NAME)?;
     // Exclusive before the first look at the file: the wal-index is then on the heap.
     conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
@@ -78,14 +90,7 @@ pub(super) fn recover() -> Result<(), String> {
         conn.query_row("PRAGMA user_version", [], |_| Ok(()))?;
         conn.close().map_err(|(_, error)| error)
     };
-    recovered().map_err(|error| error.to_string())?;
-    let left = vfs::with_disk(|disk| {
-        [Part::Wal, Part::Journal].into_iter().find(|part| disk.file(*part).is_some())
-    });
-    match left {
-        None => Ok(()),
-        Some(part) => Err(format!("recovery left the {part:?} behind")),
-    }
+    recovered().map_err(|error| error.to_string())
 }
 
 /// The identity of the recovered content: the pages that its header counts.
@@ -93,7 +98,13 @@ pub(super) fn pages() -> Option<Pages> {
     vfs::with_disk(|disk| {
         let layer = disk.file(Part::Database)?;
         let bytes = logical_bytes(layer.block(0), layer.len());
-        Some(Pages { sum: layer.sum(bytes), bytes })
+        let sum = layer.sum(bytes);
+        let left = [Part::Wal, Part::Journal].map(|part| {
+            let layer = disk.file(part)?;
+            let bytes = layer.len();
+            Some((layer.sum(bytes), bytes))
+        });
+        Some(Pages { sum, bytes, left })
     })
 }
 
@@ -101,9 +112,8 @@ pub(super) fn pages() -> Option<Pages> {
 /// size in the header, if the change counter says that it is valid.
 fn logical_bytes(first: Option<&[u8; BLOCK_BYTES]>, file_bytes: u64) -> u64 {
     let Some(first) = first else { return file_bytes };
-    let word = |at: usize| {
-        u32::from_be_bytes([first[at], first[at + 1], first[at + 2], first[at + 3]])
-    };
+    let word =
+        |at: usize| u32::from_be_bytes([first[at], first[at + 1], first[at + 2], first[at + 3]]);
     let page_bytes = match u16::from_be_bytes([first[16], first[17]]) {
         1 => 65_536,
         bytes => u64::from(bytes),
@@ -127,7 +137,11 @@ pub(super) fn look() -> Look {
             }
         }
     }
-    if pages() != before {
+    let same = match (pages(), before) {
+        (Some(after), Some(before)) => after.same_database(&before),
+        (after, before) => after.is_none() && before.is_none(),
+    };
+    if !same {
         look.complaints.push("a second recovery gave another content".to_owned());
     }
     look
@@ -209,5 +223,5 @@ pub(super) fn pages_of(file: &[u8]) -> Pages {
     let mut layer = Layer::default();
     layer.begin(Some(Arc::new(Content::new(file))));
     let bytes = logical_bytes(layer.block(0), layer.len());
-    Pages { sum: layer.sum(bytes), bytes }
+    Pages { sum: layer.sum(bytes), bytes, left: [None; 2] }
 }

@@ -1,17 +1,19 @@
 //! Having processes recorded: workers that perform a script, or any command.
 
+use super::image::Content;
+use super::model::Model;
 use super::record::{CALLS, Recorder, name_of, start_files};
-use super::recording::{Board, Header, Recording};
+use super::recording::{Board, Entry, Header, Recording, StartFile};
 use crate::history::Line;
 use crate::run::error::RunError;
 use crate::run::exec::ACK_FD;
 use crate::run::sweep::{self, with_suffix};
 use crate::run::trace::{
-    Command, Databases, Exit, FdUse, Options, ProcessId, Run, RunEnd, Supervisor,
+    Command, Databases, Exit, FdUse, FileId, Options, ProcessId, Run, RunEnd, Supervisor,
 };
 use crate::run::{life, probe, supervise};
 use crate::scenario::Setting;
-use crate::scenario::power::Script;
+use crate::scenario::power::{Profile, Script};
 use crate::scenario::sweep as shape;
 use hardboard::Durability;
 use killpoint_worker::ledger::Ledger;
@@ -148,7 +150,6 @@ impl Stage {
         }
         let mut probe = self.prepared.probe.moved_to(&self.file, &self.dir);
         lines.push(Line::Observed(Box::new(probe.observe(plan.generation, plan.cycle)?)));
-        probe::remove_with_log(&self.file)?;
         let board = Board { before: self.prepared.before, recorded: (plan, lines) };
         let header = Header {
             subject: subject.to_owned(),
@@ -159,9 +160,38 @@ impl Stage {
             unseen: recorder.unseen,
             elapsed_us: u64::try_from(run.elapsed.as_micros()).unwrap_or(u64::MAX),
         };
-        let start = start.into_iter().map(|(file, _)| file).collect();
-        Ok(Recording { header, start, entries: recorder.entries })
+        let recording = whole(header, start, recorder.entries, &self.file)?;
+        probe::remove_with_log(&self.file)?;
+        Ok(recording)
     }
+}
+
+/// The recording, once its end has been compared with the files: what was written down must be what
+/// is there, to the byte.
+fn whole(
+    header: Header,
+    start: Vec<(StartFile, FileId)>,
+    entries: Vec<Entry>,
+    database: &Path,
+) -> Result<Recording, RunError> {
+    let start = start.into_iter().map(|(file, _)| file).collect();
+    let mut recording = Recording { header, start, entries };
+    let there = start_files(database).map_err(|error| RunError::place(database, error))?;
+    let mut different = Vec::new();
+    {
+        let mut model = Model::new(&recording, Profile::Strict);
+        model.advance_to(recording.entries.len());
+        for suffix in ["", "-wal", "-journal"] {
+            let name = format!("{}{suffix}", recording.header.database);
+            let on_disk = there.iter().find(|(file, _)| file.name == name);
+            let on_disk = on_disk.map(|(file, _)| file.bytes.as_slice());
+            if model.seen(&name).map(Content::to_vec).as_deref() != on_disk {
+                different.push(format!("{name} is not what the recorded calls make of it"));
+            }
+        }
+    }
+    recording.header.unseen.extend(different);
+    Ok(recording)
 }
 
 /// Memory that takes acknowledgements: writing to it never waits for anybody.
@@ -185,6 +215,8 @@ fn note_troubles(run: &Run, recorder: &mut Recorder) {
     for process in &run.processes {
         let ProcessId(number) = process.process;
         match process.exit {
+            // How its own children end is the program's business.
+            _ if !process.spawned => {}
             Some(Exit::Code(0)) => {}
             Some(exit) => note(format!("process {number} ended with {exit:?}")),
             None => note(format!("the end of process {number} was not seen")),
@@ -213,9 +245,8 @@ fn run_command(recorded: &Recorded) -> Result<Recording, RunError> {
     let mut supervisor = Supervisor::new(options)?;
     let acks = ack_file()?;
     for copy in 0..recorded.copies {
-        let acks = acks
-            .try_clone()
-            .map_err(|source| RunError::System { what: "a descriptor", source })?;
+        let acks =
+            acks.try_clone().map_err(|source| RunError::System { what: "a descriptor", source })?;
         let command = Command::new(program)
             .args(arguments)
             .env(ACK_FD, ACK_NUMBER.to_string())
@@ -224,9 +255,9 @@ fn run_command(recorded: &Recorded) -> Result<Recording, RunError> {
             .fd(ACK_NUMBER, acks, FdUse::Ack);
         supervisor.spawn(&command)?;
     }
-    let mut recorder = Recorder::new(&start, recorded.promise);
-    let run = supervisor.run(&mut recorder)?;
-    note_troubles(&run, &mut recorder);
+    let mut scribe = Recorder::new(&start, recorded.promise);
+    let run = supervisor.run(&mut scribe)?;
+    note_troubles(&run, &mut scribe);
     let words: Vec<_> = recorded.command.iter().map(|word| word.to_string_lossy()).collect();
     let header = Header {
         subject: words.join(" "),
@@ -234,9 +265,8 @@ fn run_command(recorded: &Recorded) -> Result<Recording, RunError> {
         board: None,
         check_sql: recorded.check_sql.clone(),
         promise: recorded.promise,
-        unseen: recorder.unseen,
+        unseen: scribe.unseen,
         elapsed_us: u64::try_from(run.elapsed.as_micros()).unwrap_or(u64::MAX),
     };
-    let start = start.into_iter().map(|(file, _)| file).collect();
-    Ok(Recording { header, start, entries: recorder.entries })
+    whole(header, start, scribe.entries, database)
 }

@@ -41,8 +41,7 @@ pub(super) fn open(
 ) -> Result<Box<dyn Target>, String> {
     let synchronous = match (flaw, life.settings.synchronous) {
         (Some(Flaw::OtherSynchronous), Synchronous::Normal) => Synchronous::Full,
-        (Some(Flaw::OtherSynchronous), _) => Synchronous::Normal,
-        (Some(Flaw::PowerByNormal), _) => Synchronous::Normal,
+        (Some(Flaw::OtherSynchronous | Flaw::PowerByNormal), _) => Synchronous::Normal,
         (_, asked) => asked,
     };
     let journal = match (flaw, life.settings.journal) {

@@ -4,7 +4,8 @@ use super::{Done, Failure, Op, Target};
 use crate::ledger::Reason;
 use crate::wire;
 use hardboard::{
-    Board, Commit, Durability, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome, StoreError, TaskId,
+    Board, Commit, Durability, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome,
+    StoreError, TaskId,
 };
 use std::path::Path;
 use std::time::Duration;

@@ -441,3 +441,114 @@ fn entry(from: &mut &[u8], last_us: &mut u64, before: &mut Vec<Bytes>) -> Option
     };
     Some(Entry { at_us, process, phase, op })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::power::Header;
+    use hardboard::Durability;
+
+    fn recording() -> Recording {
+        let entry = |at_us, op| Entry { at_us, process: 3, phase: Phase::CommitPage, op };
+        let page: Bytes = vec![7; 4_096].into();
+        let file = FileIndex(1);
+        let write = |offset, bytes: &Bytes| Op::Write { file, offset, bytes: Arc::clone(bytes) };
+        let ack = |seq| Ack { token: "201.5".to_owned(), durability: Durability::Power, seq };
+        Recording {
+            header: Header {
+                subject: "a test".to_owned(),
+                database: "a.db".to_owned(),
+                board: None,
+                check_sql: Some("SELECT 1".to_owned()),
+                promise: Durability::Process,
+                unseen: Vec::new(),
+                elapsed_us: 12,
+            },
+            start: vec![StartFile { name: "a.db".to_owned(), bytes: vec![1, 2, 3] }],
+            entries: vec![
+                entry(0, Op::Create { file, name: "a.db-wal".to_owned() }),
+                entry(5, write(32, &vec![9; 24].into())),
+                entry(700, write(56, &page)),
+                entry(701, write(1 << 40, &page)),
+                entry(702, Op::Truncate { file, length: u64::MAX }),
+                entry(703, Op::Allocate { file, offset: 1, length: 2 }),
+                entry(704, Op::Sync { file }),
+                entry(704, Op::SyncDirectory),
+                entry(704, Op::Ack(ack(Some(-3)))),
+                entry(704, Op::Ack(ack(None))),
+                entry(705, Op::Rename { from: "a".to_owned(), to: "b".to_owned() }),
+                entry(u64::MAX, Op::Unlink { name: "a.db-wal".to_owned() }),
+            ],
+        }
+    }
+
+    fn bytes(recording: &Recording) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        recording.write_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Recording, RecordingError> {
+        Recording::read_from(bytes, Path::new("r"))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let recording = recording();
+        assert_eq!(read(&bytes(&recording)).unwrap(), recording);
+    }
+
+    #[test]
+    fn page_that_was_written_before_takes_no_room_again() {
+        assert!(bytes(&recording()).len() < 5_000);
+    }
+
+    #[test]
+    fn recording_cut_short_anywhere_is_refused_at_the_record_that_is_not_whole() {
+        let bytes = bytes(&recording());
+        for length in 24..bytes.len() {
+            match read(&bytes[..length]).unwrap_err() {
+                RecordingError::CutShort { offset, records, .. } => {
+                    assert!(offset <= length as u64 && (records > 0 || offset == 24));
+                }
+                other => panic!("{length}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn each_changed_byte_is_refused_not_behind_its_record() {
+        let good = bytes(&recording());
+        for place in 0..good.len() {
+            let mut bad = good.clone();
+            bad[place] ^= 0x21;
+            let error = read(&bad).unwrap_err();
+            match &error {
+                RecordingError::Foreign { .. } => assert!(place < 20),
+                RecordingError::Version { .. } => assert!((20..24).contains(&place)),
+                RecordingError::Damaged { offset, .. }
+                | RecordingError::CutShort { offset, .. } => {
+                    assert!(*offset <= place as u64, "{place}: {error}");
+                }
+                RecordingError::Io { .. } => panic!("{error}"),
+            }
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn record_that_is_doubled_or_left_out_is_refused() {
+        let recording = recording();
+        let all = bytes(&recording);
+        let mut fewer = recording.clone();
+        fewer.entries.truncate(4);
+        // Everything but the end's record: its length, payload and check.
+        let before = bytes(&fewer).len() - 11;
+        let mut doubled = all[..before].to_vec();
+        doubled.extend_from_slice(&all[24..]);
+        assert!(matches!(read(&doubled), Err(RecordingError::Damaged { .. })));
+        let mut without = all[..24].to_vec();
+        without.extend_from_slice(&all[before..]);
+        assert!(matches!(read(&without), Err(RecordingError::Damaged { offset: 24, .. })));
+    }
+}
