@@ -1,16 +1,19 @@
 //! `killpoint power`: one run is recorded, and every state that a power cut could leave is judged.
 
+use super::engines::Choice;
 use super::place::Place;
 use super::progress::interruptible;
-use super::run::{common_words, fresh_seed, name_of, one_line, write_results};
+use super::run::{common_words, engine, fresh_seed, name_of, one_line, write_results};
 use super::{CommandError, print, say};
 use crate::cli::{self, Format};
 use crate::exit::Exit;
+use crate::history::Line;
 use crate::history::power::Cut as Seen;
 use crate::oracle::power::{self, PowerJudge, PowerTally};
 use crate::report::power::{PowerReport, PowerSetting, PowerSpentMs, in_words, line, rate, table};
-use crate::report::{Engine, Report, SCHEMA, cost, ratio};
+use crate::report::{Report, SCHEMA, cost, ratio};
 use crate::run::RunError;
+use crate::run::engine::Engines;
 use crate::run::machine::{self, Machine};
 use crate::run::power::{
     Explored, Options, Recorded, Recording, Sink, explore, observe, record_command, record_script,
@@ -19,6 +22,7 @@ use crate::scenario::Expect;
 use crate::scenario::power::{Cut, Power, Profile};
 use crate::verdict::{Finding, FindingKind, Verdict};
 use hardboard::Durability;
+use killpoint_worker::wire::EngineName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,14 +37,17 @@ const DEADLINE: Duration = Duration::from_mins(5);
 
 /// Carries out the command.
 pub(crate) fn power(arguments: &cli::Power) -> Result<Exit, CommandError> {
-    let works = works(arguments)?;
+    let choice = Choice::of(&arguments.engine)?;
+    let works = works(arguments, choice.name)?;
+    let engines = choice.ready(works.iter().filter_map(Work::engine))?;
     let mut place = Place::make(&arguments.common)?;
     let seed = arguments.common.seed.unwrap_or_else(fresh_seed);
     let command = command_line(arguments, seed);
     say(&format!("seed {seed:#x} · repeat: {command}"));
     let jobs = arguments.jobs.map_or_else(machine::cores, usize::from);
     let interrupted = interruptible()?;
-    let enumerate = Enumerate { arguments, seed, jobs, interrupted: &interrupted };
+    let enumerate =
+        Enumerate { arguments, engines: &engines, seed, jobs, interrupted: &interrupted };
     let (mut reports, mut exits, mut error) = (Vec::new(), Vec::new(), None);
     for work in &works {
         match enumerate.work(work, &place) {
@@ -86,12 +93,13 @@ fn report(
     exit: Exit,
     place: &Place,
 ) -> Report {
+    let versions = powers.iter().flat_map(|power| &power.sqlite_versions).copied().collect();
     Report {
         schema: SCHEMA,
         killpoint: env!("CARGO_PKG_VERSION").to_owned(),
         command,
         seed: format!("{seed:#x}"),
-        engine: Engine { sqlite_version: rusqlite::version().to_owned() },
+        engine: engine(&versions),
         machine: Machine::here(place.work.path()),
         exit_code: exit.code(),
         peak_memory_mib: machine::peak_memory_mib(),
@@ -99,6 +107,7 @@ fn report(
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: Vec::new(),
+        execs: Vec::new(),
         powers,
         not_shown: crate::report::power::NOT_SHOWN.iter().map(|t| (*t).to_owned()).collect(),
     }
@@ -114,7 +123,16 @@ enum Work {
     Command,
 }
 
-fn works(arguments: &cli::Power) -> Result<Vec<Work>, CommandError> {
+impl Work {
+    fn engine(&self) -> Option<EngineName> {
+        match self {
+            Self::Scenario(_, power) => Some(power.script.engine),
+            Self::Recording(_) | Self::Command => None,
+        }
+    }
+}
+
+fn works(arguments: &cli::Power, engine: Option<EngineName>) -> Result<Vec<Work>, CommandError> {
     let mut works = Vec::new();
     if arguments.canaries {
         for canary in crate::scenario::builtin::POWER_CANARIES {
@@ -122,7 +140,8 @@ fn works(arguments: &cli::Power) -> Result<Vec<Work>, CommandError> {
         }
     }
     for file in &arguments.files {
-        let power = crate::scenario::power::load(file)?;
+        let mut power = crate::scenario::power::load(file)?;
+        power.script.engine = engine.unwrap_or(power.script.engine);
         works.push(Work::Scenario(name_of(file), Box::new(power)));
     }
     for file in &arguments.recording {
@@ -154,6 +173,7 @@ fn command_line(arguments: &cli::Power, seed: u64) -> String {
     words.extend(arguments.profile.iter().map(|profile| format!("--profile {profile}")));
     words.extend(arguments.states.map(|states| format!("--states {states}")));
     words.extend(arguments.jobs.map(|jobs| format!("--jobs {jobs}")));
+    Choice::words(&arguments.engine, &mut words);
     common_words(&arguments.common, seed, &mut words);
     if let Some(db) = &arguments.db {
         words.push(format!("--db {}", db.display()));
@@ -297,6 +317,7 @@ fn setting(
 /// How recordings are enumerated.
 struct Enumerate<'a> {
     arguments: &'a cli::Power,
+    engines: &'a Engines,
     seed: u64,
     jobs: usize,
     interrupted: &'a AtomicBool,
@@ -311,7 +332,8 @@ impl Enumerate<'_> {
                 for setting in &power.setting {
                     let subject = format!("{name} {}", setting.name());
                     let dir = place.work.path().join("victims");
-                    let recording = record_script(&subject, &power.script, *setting, &dir)?;
+                    let recording =
+                        record_script(&subject, &power.script, *setting, &dir, self.engines)?;
                     remove_tree(&dir)?;
                     self.keep(&recording, place)?;
                     self.all(&setting.name(), &recording, &power.cut, place, &mut gathered)?;
@@ -353,6 +375,7 @@ impl Enumerate<'_> {
                 .collect(),
             findings: gathered.findings,
             settings: gathered.settings,
+            sqlite_versions: gathered.versions.into_iter().collect(),
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             jobs: self.jobs,
         })
@@ -381,6 +404,7 @@ impl Enumerate<'_> {
             };
             let judged = judge_recording(name, recording, &options)?;
             gathered.take(judged);
+            gathered.versions.extend(versions_of(recording));
         }
         Ok(())
     }
@@ -427,6 +451,16 @@ impl Enumerate<'_> {
     }
 }
 
+/// SQLite's versions, as the recorded workers report the library that they loaded.
+fn versions_of(recording: &Recording) -> impl Iterator<Item = u32> {
+    let board = recording.header.board.iter();
+    let lines = board.flat_map(|board| &board.recorded.1);
+    lines.filter_map(|line| match line {
+        Line::Life(life) => life.loaded.as_ref().map(|loaded| loaded.sqlite_version),
+        _ => None,
+    })
+}
+
 fn remove_tree(dir: &Path) -> Result<(), RunError> {
     std::fs::remove_dir_all(dir).map_err(|source| RunError::Place { path: dir.to_owned(), source })
 }
@@ -437,6 +471,7 @@ struct Gathered {
     settings: Vec<PowerSetting>,
     findings: Vec<Finding>,
     by_kind: BTreeMap<FindingKind, u64>,
+    versions: BTreeSet<u32>,
 }
 
 impl Gathered {

@@ -63,6 +63,7 @@ impl Board {
             total_ns: 1,
             commit_ns: 1,
             durability: Durability::Power,
+            started_us: seq.unsigned_abs(),
         })
     }
 

@@ -42,6 +42,9 @@ pub struct PowerReport {
     pub findings: Vec<Finding>,
     /// All findings, by kind.
     pub findings_by_kind: BTreeMap<String, u64>,
+    /// The SQLite that the recorded processes had loaded, where they said so.
+    #[serde(default)]
+    pub sqlite_versions: Vec<u32>,
     /// Each setting under each profile.
     pub settings: Vec<PowerSetting>,
     /// Wall time, recording included, ms.

@@ -44,6 +44,8 @@ pub const REPORTS: &[Builtin] = builtin![
     "reports/heartbeat-reclaim",
     "reports/heartbeat-reclaim-plain",
     "reports/burst-create",
+    "reports/header-check",
+    "reports/mixed-engines",
 ];
 
 /// The controls of power loss: each must give the finding that it states.

@@ -6,7 +6,7 @@ use super::load::{self, Complaint};
 use super::sweep::Start;
 use super::{Expect, FORMAT, ScenarioError, Setting};
 use hardboard::Durability;
-use killpoint_worker::wire::{Journal, Step, Target};
+use killpoint_worker::wire::{EngineName, Journal, Step, Target};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +41,9 @@ pub struct Power {
 pub struct Script {
     /// Through which store.
     pub target: Target,
+    /// On which SQLite. Recovery is always that of the bundled one.
+    #[serde(default)]
+    pub engine: EngineName,
     /// The steps of one round.
     pub steps: Vec<Step>,
     /// How many rounds each process performs.

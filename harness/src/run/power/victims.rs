@@ -5,20 +5,21 @@ use super::model::Model;
 use super::record::{CALLS, Recorder, name_of, start_files};
 use super::recording::{Board, Entry, Header, Recording, StartFile};
 use crate::history::Line;
+use crate::run::engine::Engines;
 use crate::run::error::RunError;
 use crate::run::exec::ACK_FD;
 use crate::run::sweep::{self, with_suffix};
 use crate::run::trace::{
     Command, Databases, Exit, FdUse, FileId, Options, ProcessId, Run, RunEnd, Supervisor,
 };
-use crate::run::{life, probe, supervise};
+use crate::run::{crew, life, probe};
 use crate::scenario::Setting;
 use crate::scenario::power::{Profile, Script};
 use crate::scenario::sweep as shape;
 use hardboard::Durability;
+use killpoint_worker::SOLO;
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire;
-use killpoint_worker::{ARGV0, SOLO};
 use std::ffi::OsString;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -58,8 +59,9 @@ pub fn record_script(
     script: &Script,
     setting: Setting,
     dir: &Path,
+    engines: &Engines,
 ) -> Result<Recording, RunError> {
-    let work = || Stage::prepare(script, setting, dir)?.record(subject, script);
+    let work = || Stage::prepare(script, setting, dir, engines)?.record(subject, script);
     std::thread::scope(|scope| scope.spawn(work).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -72,13 +74,19 @@ struct Stage {
 }
 
 impl Stage {
-    fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Self, RunError> {
+    fn prepare(
+        script: &Script,
+        setting: Setting,
+        dir: &Path,
+        engines: &Engines,
+    ) -> Result<Self, RunError> {
         let place = |path: &Path| {
             let path = path.to_owned();
             move |source| RunError::Place { path, source }
         };
         let of_sweep = shape::Script {
             target: script.target,
+            engine: script.engine,
             steps: script.steps.clone(),
             prepare: script.prepare,
             start: script.start,
@@ -86,7 +94,7 @@ impl Stage {
             events: script.events,
             payload_bytes: script.payload_bytes,
         };
-        let prepared = sweep::prepare(&of_sweep, setting, &dir.join("prepare"))?;
+        let prepared = sweep::prepare(&of_sweep, setting, &dir.join("prepare"), engines)?;
         let dir = dir.join("recorded");
         std::fs::create_dir_all(&dir).map_err(place(&dir))?;
         // Names as the kernel has them: the supervisor knows files by where they lie.
@@ -126,11 +134,13 @@ impl Stage {
         let databases = Databases::At(vec![self.file.clone()]);
         let mut supervisor = Supervisor::new(Options::new(CALLS, databases).deadline(DEADLINE))?;
         for slot in 0..plan.lives.len() {
-            supervise::forget(&ledger, slot);
+            crew::forget(&ledger, slot);
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(system("a descriptor"));
-            let command = Command::new("/proc/self/exe")
-                .args([ARGV0, SOLO, &operations.to_string(), &slot.to_string(), &order])
-                .env_clear()
+            let command = self
+                .prepared
+                .engine
+                .traced()
+                .args([SOLO, &operations.to_string(), &slot.to_string(), &order])
                 .fd(0, copy(&memory)?, FdUse::Plain)
                 .fd(2, stderr.as_fd().try_clone_to_owned().map_err(system("a file"))?, FdUse::Plain)
                 .fd(ACK_NUMBER, copy(&acks)?, FdUse::Ack);
@@ -146,7 +156,7 @@ impl Stage {
                 Some(Exit::Signal { signal, .. }) => wire::Exit::Signal(signal),
                 None => wire::Exit::Code(-1),
             };
-            lines.push(Line::Life(life(&ledger, &plan, slot, exit, false)));
+            lines.push(Line::Life(life(&ledger, &plan, (slot, 0), exit, false)));
         }
         let mut probe = self.prepared.probe.moved_to(&self.file, &self.dir);
         lines.push(Line::Observed(Box::new(probe.observe(plan.generation, plan.cycle)?)));

@@ -12,10 +12,11 @@ mod strikes;
 
 pub use strikes::{Blow, Strike, exhaustive, sampled};
 
+use super::engine::{Engine, Engines};
 use super::error::RunError;
 use super::probe::Probe;
 use super::trace::{
-    CallKind, CallSet, Command, Databases, Exit, FdUse, Options, Phase, Receipt, RunEnd, Supervisor,
+    CallKind, CallSet, Databases, Exit, FdUse, Nursery, Options, Phase, Receipt, RunEnd, Supervisor,
 };
 use super::{Lane, life};
 use crate::history::Line;
@@ -25,10 +26,11 @@ use crate::scenario::{Setting, Workload};
 use driver::{Recorder, Striker};
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
-use killpoint_worker::{ARGV0, SOLO};
+use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
+use nix::sys::memfd::MFdFlags;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,6 +53,8 @@ pub struct Prepared {
     pub before: (CyclePlan, Vec<Line>),
     /// The plan of what is struck: one cycle whose processes perform the script.
     pub plan: CyclePlan,
+    /// What they run on.
+    pub(super) engine: Engine,
 }
 
 /// One stop of the undisturbed run at a file of the database.
@@ -99,6 +103,7 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
     Life {
         session,
         role: Role::Script,
+        engine: script.engine,
         target: script.target,
         settings: setting.connection(),
         shape: shape(script),
@@ -107,6 +112,7 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
         abandon: false,
         durability: BTreeMap::new(),
         ack_fd: None,
+        header_check: false,
     }
 }
 
@@ -126,8 +132,14 @@ fn cycle_of(number: u32, lives: Vec<Life>) -> CyclePlan {
 }
 
 /// Makes a database in `dir`, and has the script performed there as often as it asks for.
-pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared, RunError> {
-    let mut lane = Lane::start(dir, OPS_MAX)?;
+pub fn prepare(
+    script: &Script,
+    setting: Setting,
+    dir: &Path,
+    engines: &Engines,
+) -> Result<Prepared, RunError> {
+    let engine = engines.get(script.engine)?.clone();
+    let mut lane = Lane::start(dir, OPS_MAX, engines)?;
     let founder = Life { role: Role::Founder, ..performer(script, setting, 0) };
     lane.found_by(founder, 0)?;
     let mut first = performer(script, setting, 101);
@@ -148,7 +160,7 @@ pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared
     let writers = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
     let plan = cycle_of(1, writers.collect());
     lane.discard()?;
-    Ok(Prepared { database, wal, probe, before: (before, lines), plan })
+    Ok(Prepared { database, wal, probe, before: (before, lines), plan, engine })
 }
 
 /// One thread's place to strike in.
@@ -158,9 +170,9 @@ pub struct Range<'a> {
     file: PathBuf,
     dir: PathBuf,
     ledger: Ledger,
-    memory: OwnedFd,
-    stderr: File,
-    cpu: Option<usize>,
+    nursery: Nursery,
+    /// What the nursery reads of a child before it forks it.
+    order: File,
 }
 
 impl<'a> Range<'a> {
@@ -174,6 +186,7 @@ impl<'a> Range<'a> {
         std::fs::create_dir_all(dir).map_err(place(dir))?;
         // Names as the kernel has them: the supervisor knows files by where they lie.
         let dir = dir.canonicalize().map_err(place(dir))?;
+        let system = |what| move |source| RunError::System { what, source };
         let (ledger, memory) = Ledger::create(OPS_MAX).map_err(|error| RunError::System {
             what: "shared memory for the ledger",
             source: std::io::Error::other(error),
@@ -183,8 +196,22 @@ impl<'a> Range<'a> {
         if let Some(cpu) = cpu {
             pin(cpu);
         }
+        let order = nix::sys::memfd::memfd_create("killpoint-order", MFdFlags::MFD_CLOEXEC)
+            .map_err(|errno| system("shared memory for the orders")(errno.into()))?;
+        let theirs = order.try_clone().map_err(system("a descriptor"))?;
+        let mut command = prepared
+            .engine
+            .traced()
+            .args([NURSERY, &OPS_MAX.to_string()])
+            .fd(0, memory, FdUse::Plain)
+            .fd(2, stderr.into(), FdUse::Plain)
+            .fd(ORDER_FD, theirs, FdUse::Plain);
+        if let Some(cpu) = cpu {
+            command = command.cpus([cpu]);
+        }
+        let nursery = Nursery::start(command, BELL_FD, CALLS)?;
         let file = dir.join("board.db");
-        Ok(Self { prepared, file, dir, ledger, memory, stderr, cpu })
+        Ok(Self { prepared, file, dir, ledger, nursery, order: order.into() })
     }
 
     /// The points of the undisturbed run; with `abandon`, of one that does not close at its end.
@@ -231,7 +258,7 @@ impl<'a> Range<'a> {
                 _ => None,
             };
             trouble = trouble.or(odd.map(|text| format!("process {slot}: {text}")));
-            lines.push(Line::Life(life(&self.ledger, &plan, slot, told, false)));
+            lines.push(Line::Life(life(&self.ledger, &plan, (slot, 0), told, false)));
         }
         let mut probe = self.prepared.probe.moved_to(&self.file, &self.dir);
         lines.push(Line::Observed(Box::new(probe.observe(plan.generation, plan.cycle)?)));
@@ -254,32 +281,33 @@ impl<'a> Range<'a> {
     }
 
     fn supervise(
-        &self,
+        &mut self,
         plan: &CyclePlan,
         driver: &mut dyn super::trace::Driver,
     ) -> Result<super::trace::Run, RunError> {
-        let system = |what| move |source| RunError::System { what, source };
-        let order = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
-        let order =
-            serde_json::to_string(&order).map_err(|error| RunError::Zygote(error.to_string()))?;
         let databases = Databases::At(vec![self.file.clone()]);
         let options = Options::new(CALLS, databases).deadline(DEADLINE);
         let mut supervisor = Supervisor::new(options)?;
+        let cycle = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
+        let mut birth = wire::Birth { slot: 0, cycle };
         for slot in 0..plan.lives.len() {
-            super::supervise::forget(&self.ledger, slot);
-            let memory = self.memory.try_clone().map_err(system("a descriptor"))?;
-            let stderr = self.stderr.try_clone().map_err(system("a descriptor"))?;
-            let mut command = Command::new("/proc/self/exe")
-                .args([ARGV0, SOLO, &OPS_MAX.to_string(), &slot.to_string(), &order])
-                .env_clear()
-                .fd(0, memory, FdUse::Plain)
-                .fd(2, stderr.into(), FdUse::Plain);
-            if let Some(cpu) = self.cpu {
-                command = command.cpus([cpu]);
-            }
-            supervisor.spawn(&command)?;
+            super::crew::forget(&self.ledger, slot);
+            birth.slot = slot;
+            self.write_order(&birth)?;
+            supervisor.spawn_from(&mut self.nursery)?;
         }
         Ok(supervisor.run(driver)?)
+    }
+
+    /// Puts down what the next child will be.
+    fn write_order(&mut self, birth: &wire::Birth) -> Result<(), RunError> {
+        let text =
+            serde_json::to_vec(birth).map_err(|error| RunError::Zygote(error.to_string()))?;
+        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        self.order
+            .write_all_at(&text, 0)
+            .and_then(|()| self.order.set_len(length))
+            .map_err(|source| RunError::System { what: "writing an order", source })
     }
 }
 

@@ -18,6 +18,7 @@ use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Whom};
 use super::files::FileId;
 use super::filter;
 use super::launch::launch;
+use super::nursery::Nursery;
 use super::options::{Leftovers, Options};
 use super::ptrace::{self, Resume, Status, Whose};
 use super::report::{Receipt, Run, RunEnd};
@@ -119,12 +120,27 @@ impl Supervisor {
             }
         }
         let child = launch(command, &mut self.filter)?;
+        Ok(self.add_spawned(child))
+    }
+
+    /// Has `nursery` fork a victim, which then is as one that was spawned.
+    ///
+    /// # Panics
+    ///
+    /// If the nursery's children stop at other calls than this supervisor deals with.
+    pub fn spawn_from(&mut self, nursery: &mut Nursery) -> Result<ProcessId, TraceError> {
+        assert_eq!(nursery.calls(), self.state.options.calls, "the filter is inherited");
+        let child = nursery.birth()?;
+        Ok(self.add_spawned(child))
+    }
+
+    fn add_spawned(&mut self, child: i32) -> ProcessId {
         let (process, thread) = (ProcessId(child), ThreadId(child));
         self.state.add_process(process, None, self.copies, true);
         self.state.add_thread(thread, process, Activity::Starting);
         self.copies += 1;
         self.ready.push(thread);
-        Ok(process)
+        process
     }
 
     /// Lets all commands go and asks `driver` at every stop, until every process has ended or been
