@@ -64,6 +64,7 @@ fn script(scenario: &Scenario, setting: Setting) -> Script {
         repeat,
         writers,
         prepare: 1,
+        ballast_pages: 0,
         start: Start::Closed,
         abandon: false,
         events: middle(setting.events_per_append.unwrap_or(scenario.workload.events_per_append)),

@@ -52,6 +52,9 @@ pub struct Script {
     /// Processes at once.
     #[serde(default = "one")]
     pub writers: u32,
+    /// Pages of a further table, which nobody touches, in the database before the recording begins.
+    #[serde(default)]
+    pub ballast_pages: u32,
     /// Rounds performed before the recording begins.
     #[serde(default = "one")]
     pub prepare: u32,
@@ -229,6 +232,12 @@ fn check(power: &Power) -> Result<(), Complaint> {
                 "a script has no checkpoint owner: add the step \"checkpoint\"".to_owned(),
             );
         }
+    }
+    if script.ballast_pages > 0 && of_hardboard {
+        return complain(
+            &["script", "ballast-pages"],
+            "hardboard knows every table of its own: take target = \"baseline\"".to_owned(),
+        );
     }
     if !script.durability.is_empty() && !of_hardboard {
         return complain(

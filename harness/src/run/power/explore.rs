@@ -13,29 +13,25 @@
 //! its start. Which images are made depends on the seed alone, not on the number of threads.
 
 use super::choose;
-use super::compose::{Choice, Most, compose};
+use super::compose::{Choice, Most};
 use super::contents;
 use super::files::FileCheck;
+use super::hand::{Hand, Raw, Shared, lock};
 use super::model::Model;
 use super::recording::{Entry, Op, Recording};
-use super::recover::{self, Look, Pages};
 use super::vfs;
-use crate::history::power::{Ack, Commit, Course, Cut, Found};
+use crate::history::power::{Ack, Commit, Course, Cut};
 use crate::plan::Stream;
 use crate::run::error::RunError;
 use crate::run::trace::{Phase, Sidecar};
 use crate::scenario::power::Profile;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Parts that a recording is cut into.
 const SEGMENTS: usize = 16;
-
-/// Of so many different images one is recovered a second time, cut off in between.
-const INTERRUPT_EVERY: u8 = 32;
 
 /// Images made at one cut in one round of samples.
 const SAMPLES_MAX: u64 = 64;
@@ -118,184 +114,6 @@ pub trait Sink: Send {
     fn take(&mut self, cut: &Cut<'_>, how: &dyn Fn() -> String);
 }
 
-/// What recovery gave, before it is known what the commits are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Raw {
-    Content(Pages),
-    Unreadable(String),
-    Diverged,
-}
-
-/// What all threads know.
-struct Shared {
-    images: Vec<Mutex<HashMap<[u8; 16], u32>>>,
-    raws: Mutex<Raws>,
-    states: AtomicU64,
-    judged: AtomicU64,
-    again: [AtomicU64; 2],
-    file_check: Option<FileCheck>,
-}
-
-impl Shared {
-    fn states(&self) -> u64 {
-        self.states.load(Ordering::Relaxed)
-    }
-
-    fn found(&self, number: u32) -> Arc<Found> {
-        Arc::clone(&lock(&self.raws).list[number as usize].1)
-    }
-}
-
-#[derive(Default)]
-struct Raws {
-    list: Vec<(Raw, Arc<Found>)>,
-    by_pages: HashMap<Pages, u32>,
-    looks: HashMap<Pages, Arc<Look>>,
-    by_text: HashMap<String, u32>,
-    /// The content's number by its digest, once the course is known.
-    commits: HashMap<[u8; 32], usize>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Another thread's panic ends the whole enumeration; what it left is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Raws {
-    fn found(&self, raw: &Raw) -> Found {
-        match raw {
-            Raw::Unreadable(why) => Found::Unreadable(why.clone()),
-            Raw::Diverged => Found::Diverged,
-            Raw::Content(pages) => {
-                let look = self.looks.get(pages).cloned().unwrap_or_default();
-                let number = look.content.and_then(|content| self.commits.get(&content));
-                match number {
-                    Some(number) if look.complaints.is_empty() => Found::Commit(*number),
-                    _ => {
-                        Found::Other { counter: look.commits, complaints: look.complaints.clone() }
-                    }
-                }
-            }
-        }
-    }
-
-    fn insert(&mut self, raw: Raw) -> u32 {
-        let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
-        let found = Arc::new(self.found(&raw));
-        let known = match &raw {
-            Raw::Content(pages) => *self.by_pages.entry(*pages).or_insert(number),
-            Raw::Unreadable(why) => *self.by_text.entry(why.clone()).or_insert(number),
-            Raw::Diverged => number,
-        };
-        if known == number {
-            self.list.push((raw, found));
-        }
-        known
-    }
-}
-
-/// One thread at work on one segment.
-struct Hand<'a> {
-    shared: &'a Shared,
-    spent: Spent,
-    clock: Instant,
-}
-
-impl Hand<'_> {
-    fn lap(&mut self, of: impl FnOnce(&mut Spent) -> &mut Duration) {
-        let now = Instant::now();
-        *of(&mut self.spent) += now - self.clock;
-        self.clock = now;
-    }
-
-    /// What recovery makes of a choice, by its number.
-    fn recovered(&mut self, model: &Model<'_>, choice: &Choice) -> u32 {
-        self.lap(|spent| &mut spent.choose);
-        vfs::with_disk(|disk| compose(model, choice, disk));
-        self.lap(|spent| &mut spent.compose);
-        let digest = recover::image_digest();
-        let mut key = [0; 16];
-        key.copy_from_slice(&digest[..16]);
-        let shard = &self.shared.images[usize::from(digest[31]) % self.shared.images.len()];
-        let known = lock(shard).get(&key).copied();
-        self.lap(|spent| &mut spent.digest);
-        if let Some(known) = known {
-            return known;
-        }
-        let mut raw = self.recover();
-        if digest[30].is_multiple_of(INTERRUPT_EVERY) {
-            raw = self.interrupted(model, choice, raw, digest[29]);
-        }
-        if let Some(files) = &self.shared.file_check
-            && files.wants(&digest)
-        {
-            vfs::with_disk(|disk| compose(model, choice, disk));
-            let pages = match &raw {
-                Raw::Content(pages) => Some(*pages),
-                Raw::Unreadable(_) | Raw::Diverged => None,
-            };
-            if !files.agrees(pages) {
-                raw = Raw::Diverged;
-            }
-            self.shared.again[1].fetch_add(1, Ordering::Relaxed);
-            self.lap(|spent| &mut spent.again);
-        }
-        let number = lock(&self.shared.raws).insert(raw);
-        let new = lock(shard).insert(key, number).is_none();
-        self.shared.states.fetch_add(u64::from(new), Ordering::Relaxed);
-        self.lap(|spent| &mut spent.content);
-        number
-    }
-
-    /// Recovers what is on this thread's disk, and checks the content if it is a new one.
-    fn recover(&mut self) -> Raw {
-        let recovered = recover::recover();
-        self.lap(|spent| &mut spent.recover);
-        let pages = match (recovered, recover::pages()) {
-            (Err(why), _) => return Raw::Unreadable(why),
-            (Ok(()), None) => return Raw::Unreadable("there is no database".to_owned()),
-            (Ok(()), Some(pages)) => pages,
-        };
-        let known = lock(&self.shared.raws).looks.contains_key(&pages);
-        self.lap(|spent| &mut spent.content);
-        if !known {
-            let look = Arc::new(recover::look());
-            lock(&self.shared.raws).looks.insert(pages, look);
-            self.lap(|spent| &mut spent.check);
-        }
-        Raw::Content(pages)
-    }
-
-    /// Recovers the image anew, cut off in between, and then to its end: the content must be the
-    /// same.
-    fn interrupted(&mut self, model: &Model<'_>, choice: &Choice, raw: Raw, where_: u8) -> Raw {
-        let Raw::Content(pages) = raw else { return raw };
-        let changes = vfs::with_disk(|disk| disk.changes);
-        vfs::with_disk(|disk| {
-            compose(model, choice, disk);
-            disk.fuse = Some(changes * u64::from(where_) / 256);
-        });
-        // That it fails is what was asked for.
-        drop(recover::recover());
-        vfs::with_disk(|disk| disk.fuse = None);
-        let again = recover::recover().ok().and_then(|()| recover::pages());
-        self.shared.again[0].fetch_add(1, Ordering::Relaxed);
-        self.lap(|spent| &mut spent.again);
-        match again {
-            Some(again) if again.same_database(&pages) => Raw::Content(pages),
-            _ => Raw::Diverged,
-        }
-    }
-
-    fn tell(&mut self, model: &Model<'_>, choice: &Choice, all_lost: bool, sink: &mut dyn Sink) {
-        let number = self.recovered(model, choice);
-        let found = self.shared.found(number);
-        self.shared.judged.fetch_add(1, Ordering::Relaxed);
-        let cut = Cut { at: model.at(), all_lost, found: &found };
-        sink.take(&cut, &|| format!("{choice:?}"));
-    }
-}
-
 /// A segment of the recording: the model before it, and the last cut in it.
 struct Segment<'r> {
     index: usize,
@@ -345,6 +163,7 @@ pub fn explore<S: Sink>(
             judged: AtomicU64::new(0),
             again: [AtomicU64::new(0), AtomicU64::new(0)],
             file_check: options.dir.map(FileCheck::new),
+            by_pages: !has_journal(recording),
         },
         spent: Spent::default(),
         goal: 0,
@@ -404,6 +223,13 @@ fn commits_at(model: &Model<'_>) -> bool {
 fn acknowledges_at(model: &Model<'_>) -> bool {
     let last = model.at().checked_sub(1).and_then(|last| model.recording.entries.get(last));
     matches!(last, Some(Entry { op: Op::Ack(_), .. }))
+}
+
+fn has_journal(recording: &Recording) -> bool {
+    let journal = format!("{}-journal", recording.header.database);
+    let makes = |op: &Op| matches!(op, Op::Create { name, .. } if *name == journal);
+    recording.entries.iter().any(|entry| makes(&entry.op))
+        || recording.start.iter().any(|file| file.name == journal)
 }
 
 /// The passes over one recording.
@@ -498,9 +324,11 @@ impl<'r> Passes<'r, '_> {
     ) -> Vec<T> {
         let next = AtomicUsize::new(0);
         let (shared, segments, options) = (&self.shared, &self.segments, self.options);
+        let of_course = self.goal == 0;
         let work = || {
             let mut value = make();
-            let mut hand = Hand { shared, spent: Spent::default(), clock: Instant::now() };
+            let mut hand =
+                Hand { shared, of_course, spent: Spent::default(), clock: Instant::now() };
             while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut model = segment.model.clone();
                 while model.at() < segment.to && !options.interrupted.load(Ordering::Relaxed) {
@@ -543,12 +371,16 @@ fn course(recording: &Recording, kept: &[(usize, u32)], shared: &Shared) -> Cour
     for (at, number) in kept {
         let Raw::Content(pages) = &raws.list[*number as usize].0 else { continue };
         let Some(look) = raws.looks.get(pages) else { continue };
-        let Some(content) = look.content else { continue };
+        let by_pages = shared.by_pages.then(|| pages.key());
+        let Some(content) = by_pages.or(look.content) else { continue };
         if last == Some(content) {
             continue;
         }
         last = Some(content);
         let earlier = raws.commits.insert(content, commits.len());
+        if let (Some(rows), Some(_)) = (look.content, by_pages) {
+            raws.commits.insert(rows, commits.len());
+        }
         commits.push(Commit {
             from: *at,
             counter: look.commits,

@@ -5,6 +5,7 @@ mod compose;
 mod contents;
 mod explore;
 mod files;
+mod hand;
 mod image;
 mod model;
 mod record;
