@@ -116,12 +116,14 @@ fn measure_power(
 ) -> Result<Vec<PowerSetting>, CommandError> {
     let progress = Progress::new("power loss", scenario.setting.len() as u64);
     let mut rows = Vec::new();
+    // What is recorded depends on no disk: in memory no sync is waited for.
+    let memory = tempfile::Builder::new().prefix("killpoint-").tempdir_in("/dev/shm").ok();
+    let dir = memory.as_ref().map_or(place.work.path(), tempfile::TempDir::path);
     for setting in &scenario.setting {
         if interrupted.load(Ordering::Relaxed) {
             break;
         }
         let how = (seed, machine::cores());
-        let dir = place.work.path();
         rows.push(durability::measure(scenario, *setting, dir, engines, how, interrupted)?);
         progress.step();
     }
@@ -183,6 +185,8 @@ fn not_shown(doubts: Vec<String>) -> Vec<String> {
 fn command_line(tune: &Tune, seed: u64) -> String {
     let mut words = vec!["killpoint tune".to_owned()];
     words.extend(tune.file.iter().map(|file| file.display().to_string()));
+    words.push(format!("--loss-budget {}", tune.loss_budget));
+    words.extend(tune.latency_budget.map(|budget| format!("--latency-budget {budget}")));
     Choice::words(&tune.engine, &mut words);
     common_words(&tune.common, seed, &mut words);
     words.join(" ")

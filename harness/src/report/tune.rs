@@ -4,6 +4,7 @@
 //! Pure: functions of the rows of the report.
 
 use super::cost::Config;
+use std::fmt;
 use std::str::FromStr;
 
 /// What a power cut may cost.
@@ -80,6 +81,33 @@ impl FromStr for LatencyBudget {
     }
 }
 
+impl fmt::Display for LossBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Commits(0) => f.write_str("0"),
+            Self::Commits(most) => write!(f, "{most}commits"),
+            Self::Ms(most) => write!(f, "{most}ms"),
+        }
+    }
+}
+
+impl fmt::Display for LatencyBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}us", self.quantile.as_str(), self.us)
+    }
+}
+
+impl Quantile {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::P50 => "p50",
+            Self::P99 => "p99",
+            Self::P999 => "p99.9",
+            Self::Max => "max",
+        }
+    }
+}
+
 impl LossBudget {
     fn allows(self, config: &Config) -> bool {
         let Some(loss) = &config.power else { return false };
@@ -119,13 +147,7 @@ impl LatencyBudget {
     }
 
     fn describe(self) -> String {
-        let name = match self.quantile {
-            Quantile::P50 => "p50",
-            Quantile::P99 => "p99",
-            Quantile::P999 => "p99.9",
-            Quantile::Max => "max",
-        };
-        format!("{name} ≤ {:.3} ms", self.us / 1e3)
+        format!("{} ≤ {:.3} ms", self.quantile.as_str(), self.us / 1e3)
     }
 }
 
@@ -467,6 +489,8 @@ mod tests {
         assert!("ten".parse::<LossBudget>().is_err() && "5".parse::<LossBudget>().is_err());
         let budget: LatencyBudget = "p999=2ms".parse().unwrap();
         assert_eq!((budget.quantile, budget.us), (Quantile::P999, 2_000.0));
+        assert_eq!(budget.to_string().parse(), Ok(budget));
+        assert_eq!(LossBudget::Ms(50.0).to_string().parse(), Ok(LossBudget::Ms(50.0)));
         assert!("p98=2ms".parse::<LatencyBudget>().is_err());
         assert!("p99=2".parse::<LatencyBudget>().is_err());
     }
