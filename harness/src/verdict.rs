@@ -56,6 +56,8 @@ pub enum FindingKind {
     OrderViolation,
     /// A commit in the middle of the commit order is missing.
     CommitHole,
+    /// What survived a power cut is sound, and the content after no number of commits.
+    NotAPrefix,
     /// What was seen after an earlier cycle is there no more, or is changed.
     HistoryChanged,
     /// A task was given to a second owner while the first one's claim was live.
@@ -99,6 +101,7 @@ impl FindingKind {
             | Self::AlienWrite
             | Self::OrderViolation
             | Self::CommitHole
+            | Self::NotAPrefix
             | Self::HistoryChanged
             | Self::DoubleOwner
             | Self::StaleWrite
@@ -127,6 +130,7 @@ impl FindingKind {
             Self::AlienWrite => "alien-write",
             Self::OrderViolation => "order-violation",
             Self::CommitHole => "commit-hole",
+            Self::NotAPrefix => "not-a-prefix",
             Self::HistoryChanged => "history-changed",
             Self::DoubleOwner => "double-owner",
             Self::StaleWrite => "stale-write",

@@ -1,11 +1,13 @@
 //! The commands: each ties the stages together for one purpose.
 
 mod engines;
+mod durability;
 mod error;
 mod exec;
 mod execute;
 mod judge;
 mod place;
+mod power;
 mod progress;
 mod run;
 mod sweep;
@@ -16,6 +18,7 @@ pub(crate) use engines::engines;
 pub use error::CommandError;
 pub(crate) use exec::exec;
 pub(crate) use judge::judge;
+pub(crate) use power::power;
 pub(crate) use run::run;
 pub(crate) use sweep::sweep;
 pub(crate) use tune::tune;

@@ -247,7 +247,9 @@ impl Suite<'_> {
             scenarios: self.reports,
             configs: Vec::new(),
             sweeps: Vec::new(),
+            powers: Vec::new(),
             execs: Vec::new(),
+            recommendation: None,
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }
     }

@@ -15,6 +15,7 @@ use crate::scenario::{Kills, Scenario, Setting};
 use killpoint_worker::wire::{Life, Role, Shape};
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// All cycles of one scenario under one seed.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,7 +181,7 @@ impl Plan {
         let mut seeds = self.stream("lives", place);
         let counts = [
             (Role::Dispatcher, w.dispatcher),
-            (Role::Worker, w.worker),
+            (Role::Worker, setting.workers.unwrap_or(w.worker)),
             (Role::Reviewer, w.reviewer),
             (Role::Reader, w.reader),
             (Role::Visitor, w.visitor),
@@ -211,7 +212,7 @@ impl Plan {
                 tasks_ready: w.tasks_ready,
                 heartbeats_per_claim: w.heartbeats_per_claim,
                 events_per_burst: w.events_per_burst,
-                events_per_append: w.events_per_append,
+                events_per_append: setting.events_per_append.unwrap_or(w.events_per_append),
                 payload_bytes: w.payload_bytes,
                 overstays_per_100_claims: w.overstays_per_100_claims,
                 clock_steps_per_100: w.clock_steps_per_100,
@@ -223,6 +224,8 @@ impl Plan {
             seed,
             script: Vec::new(),
             abandon: false,
+            durability: BTreeMap::new(),
+            ack_fd: None,
             header_check: setting.header_check && role != Role::Visitor,
         }
     }
