@@ -56,6 +56,11 @@ pub enum FindingKind {
     OrderViolation,
     /// A commit in the middle of the commit order is missing.
     CommitHole,
+    /// What survived a power cut is sound, and the content after no number of commits.
+    NotAPrefix,
+    /// A real file system left what the crash model says it cannot: the model is wrong, or the disk
+    /// lied.
+    ImpossibleInModel,
     /// What was seen after an earlier cycle is there no more, or is changed.
     HistoryChanged,
     /// A task was given to a second owner while the first one's claim was live.
@@ -97,6 +102,8 @@ impl FindingKind {
             | Self::AlienWrite
             | Self::OrderViolation
             | Self::CommitHole
+            | Self::NotAPrefix
+            | Self::ImpossibleInModel
             | Self::HistoryChanged
             | Self::DoubleOwner
             | Self::StaleWrite
@@ -124,6 +131,8 @@ impl FindingKind {
             Self::AlienWrite => "alien-write",
             Self::OrderViolation => "order-violation",
             Self::CommitHole => "commit-hole",
+            Self::NotAPrefix => "not-a-prefix",
+            Self::ImpossibleInModel => "impossible-in-model",
             Self::HistoryChanged => "history-changed",
             Self::DoubleOwner => "double-owner",
             Self::StaleWrite => "stale-write",

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
+use crate::error::StoreError;
+
 /// How long the three parts of one transaction took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
@@ -32,6 +34,8 @@ impl Timing {
 /// How a transaction failed. All but [`Commit`](Self::Commit) certainly wrote nothing.
 #[derive(Debug)]
 pub enum Failure<E> {
+    /// The connection could not be made ready for the write, which never began.
+    Unready(StoreError),
     /// `BEGIN IMMEDIATE` or `COMMIT` found the database locked for the whole busy timeout.
     Busy {
         /// How long `BEGIN IMMEDIATE` or `COMMIT` took.
@@ -57,6 +61,7 @@ impl<E> Failure<Option<E>> {
     #[must_use]
     pub fn transpose(self) -> Option<Failure<E>> {
         Some(match self {
+            Self::Unready(error) => Failure::Unready(error),
             Self::Busy { waited } => Failure::Busy { waited },
             Self::Begin(source) => Failure::Begin(source),
             Self::Body(error) => Failure::Body(error?),

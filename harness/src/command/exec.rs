@@ -98,6 +98,7 @@ fn finish(
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: Vec::new(),
+        powers: Vec::new(),
         execs: vec![told],
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
@@ -486,7 +487,7 @@ impl<'a> Session<'a> {
 }
 
 /// A word as it means the same in another directory: what names a file from here, made absolute.
-fn absolute(word: &OsString) -> OsString {
+pub(super) fn absolute(word: &OsString) -> OsString {
     let path = Path::new(word);
     let names_a_file = path.is_relative() && path.components().count() > 1 && path.exists();
     if names_a_file && let Ok(path) = path.canonicalize() {
@@ -496,7 +497,11 @@ fn absolute(word: &OsString) -> OsString {
 }
 
 /// Runs a shell command in `dir`, and gives its exit code.
-fn shell(text: &str, dir: &Path, environment: &[(&str, &OsStr)]) -> Result<i32, CommandError> {
+pub(super) fn shell(
+    text: &str,
+    dir: &Path,
+    environment: &[(&str, &OsStr)],
+) -> Result<i32, CommandError> {
     let status = std::process::Command::new("/bin/sh")
         .args(["-c", text])
         .current_dir(dir)

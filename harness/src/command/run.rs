@@ -247,6 +247,7 @@ impl Suite<'_> {
             scenarios: self.reports,
             configs: Vec::new(),
             sweeps: Vec::new(),
+            powers: Vec::new(),
             execs: Vec::new(),
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }

@@ -105,6 +105,7 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: reports,
+        powers: Vec::new(),
         execs: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };

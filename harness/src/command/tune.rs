@@ -90,6 +90,7 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
         scenarios: vec![scenario_report],
         configs,
         sweeps: Vec::new(),
+        powers: Vec::new(),
         execs: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };

@@ -16,6 +16,7 @@
 //! Not here: any judgement. A line says what was planned or seen, never whether it was right.
 
 pub mod content;
+pub mod power;
 mod file;
 
 pub use file::{HistoryError, Reader, Span, Writer};
@@ -23,6 +24,7 @@ pub use file::{HistoryError, Reader, Span, Writer};
 use crate::plan::{CyclePlan, Moment};
 use crate::scenario::Scenario;
 use content::{CommitRow, EventGroup, RunRow, TaskRow, Totals};
+use hardboard::Durability;
 use killpoint_worker::ledger::{Activity, Effective, Kind, Loaded, Reason, Record as Entry, State};
 use killpoint_worker::wire::{EngineName, Exit, Role};
 use serde::{Deserialize, Serialize};
@@ -148,6 +150,8 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Time in them.
     pub checkpoint_ns: u64,
+    /// The longest of them.
+    pub checkpoint_ns_max: u64,
 }
 
 /// One operation: an array on the line, to keep lines short.
@@ -172,17 +176,31 @@ pub struct Op {
     pub total_ns: u64,
     /// In COMMIT, ns.
     pub commit_ns: u64,
+    /// What the acknowledgement promised to survive.
+    pub durability: Durability,
     /// When it was sent, µs after the last connection's opening; 0 if before.
     pub started_us: u64,
 }
 
-type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64, u64);
+type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64, Durability, u64);
 
 impl From<OpColumns> for Op {
     fn from(columns: OpColumns) -> Self {
-        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns, started_us) =
+        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns, durability, us) =
             columns;
-        Self { kind, state, reason, rows, task, token, seq, total_ns, commit_ns, started_us }
+        Self {
+            kind,
+            state,
+            reason,
+            rows,
+            task,
+            token,
+            seq,
+            total_ns,
+            commit_ns,
+            durability,
+            started_us: us,
+        }
     }
 }
 
@@ -198,6 +216,7 @@ impl From<Op> for OpColumns {
             op.seq,
             op.total_ns,
             op.commit_ns,
+            op.durability,
             op.started_us,
         )
     }
@@ -217,6 +236,7 @@ impl Op {
             seq: entry.seq,
             total_ns: entry.total_ns,
             commit_ns: entry.commit_ns,
+            durability: entry.durability,
             started_us: entry.started_ns.saturating_sub(began_ns) / 1_000,
         }
     }

@@ -4,6 +4,7 @@ use crate::history::content::{
     CommitRow, EventGroup, RunRow, TaskRow, Total, Totals, event_digest,
 };
 use crate::history::{Observation, Op};
+use hardboard::Durability;
 use killpoint_worker::content;
 use killpoint_worker::ledger::{Kind, Reason, State};
 
@@ -61,6 +62,7 @@ impl Board {
             seq,
             total_ns: 1,
             commit_ns: 1,
+            durability: Durability::Power,
             started_us: seq.unsigned_abs(),
         })
     }

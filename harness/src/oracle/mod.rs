@@ -8,6 +8,7 @@
 //! |------------|--------------------------------------------------------------------|
 //! | `ledger`   | acked is there, refused is not, nothing else is, in sending order  |
 //! | `model`    | replayed in commit order, each row is right; no second owner       |
+//! | `power`    | after a power cut: a prefix of the commits, each promise kept       |
 //! | `recovery` | structure, foreign keys, two recoveries alike, checkpoint twice    |
 //! | `delivery` | every fault landed, every setting took, every process ended well   |
 //!
@@ -16,6 +17,7 @@
 mod delivery;
 mod ledger;
 mod model;
+pub mod power;
 mod recovery;
 mod tally;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::*;
 use crate::history::{Counters, Op, Timing};
 use crate::plan::{Ending, KillPlan, Moment, Plan};
 use crate::scenario;
+use hardboard::Durability;
 use killpoint_worker::ledger::{Activity, Effective, Kind, Loaded, Reason, State};
 use killpoint_worker::wire::{EngineName, Exit, Role};
 use proptest::prelude::*;
@@ -53,6 +54,7 @@ impl Legal {
                 seq: 0,
                 total_ns: 1,
                 commit_ns: 0,
+                durability: Durability::Process,
                 started_us: 0,
             }));
         }

@@ -15,6 +15,7 @@ use crate::scenario::{Kills, Scenario, Setting};
 use killpoint_worker::wire::{Life, Role, Shape};
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// All cycles of one scenario under one seed.
 #[derive(Clone, Debug, PartialEq)]
@@ -205,6 +206,8 @@ impl Plan {
             seed,
             script: Vec::new(),
             abandon: false,
+            durability: BTreeMap::new(),
+            ack_fd: None,
             header_check: setting.header_check && role != Role::Visitor,
         }
     }

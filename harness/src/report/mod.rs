@@ -13,6 +13,7 @@ pub mod bound;
 pub mod cost;
 pub mod exec;
 pub mod junit;
+pub mod power;
 pub mod summary;
 pub mod sweep;
 pub mod table;
@@ -68,6 +69,9 @@ pub struct Report {
     /// One for each sweep file; of `sweep` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<sweep::SweepReport>,
+    /// One for each scenario or recording; of `power` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub powers: Vec<power::PowerReport>,
     /// What was run; of `exec` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub execs: Vec<exec::ExecReport>,

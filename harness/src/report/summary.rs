@@ -1,6 +1,6 @@
 //! `SUMMARY.md`: a report for a person who opens the folder a year later.
 
-use super::{Counts, Report, ScenarioReport, SettingReport, bound, sweep, table};
+use super::{Counts, Report, ScenarioReport, SettingReport, bound, power, sweep, table};
 use crate::scenario::Expect;
 use crate::verdict::Verdict;
 
@@ -35,6 +35,9 @@ pub fn render(report: &Report) -> String {
     }
     for sweep in &report.sweeps {
         line(format_args!("{}", sweep::markdown(sweep)));
+    }
+    for power in &report.powers {
+        line(format_args!("{}", power::markdown(power)));
     }
     for exec in &report.execs {
         line(format_args!("{}", exec.markdown()));

@@ -12,6 +12,7 @@ mod error;
 pub mod exec;
 mod kill;
 pub mod machine;
+pub mod power;
 mod probe;
 mod supervise;
 pub mod sweep;
@@ -271,6 +272,7 @@ fn counters(slot: &Slot) -> Counters {
         wal_end_max_bytes: read(&c.wal_end_max),
         checkpoints: read(&c.checkpoints),
         checkpoint_ns: read(&c.checkpoint_ns),
+        checkpoint_ns_max: read(&c.checkpoint_ns_max),
     }
 }
 

@@ -9,13 +9,14 @@
 pub mod builtin;
 mod check;
 mod load;
+pub mod power;
 pub mod sweep;
 
 pub use load::{ScenarioError, load, parse};
 
 use crate::verdict::{FindingKind, Verdict};
 use hardboard::Synchronous;
-use killpoint_worker::wire::{EngineName, Role, Settings, Target};
+use killpoint_worker::wire::{EngineName, Journal, Role, Settings, Target};
 use serde::{Deserialize, Serialize};
 
 /// The format that this version reads.
@@ -157,6 +158,12 @@ pub struct Setting {
     /// Whether one more process owns the checkpoints. Needed where `wal-autocheckpoint` is 0.
     #[serde(default)]
     pub checkpoint_owner: bool,
+    /// `PRAGMA journal_mode`. The hardened store knows WAL only.
+    #[serde(default)]
+    pub journal_mode: Journal,
+    /// `PRAGMA page_size`, bytes; 0 is SQLite's own choice. Not for the hardened store.
+    #[serde(default)]
+    pub page_bytes: u32,
     /// Through which store, if not the workload's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
@@ -259,13 +266,25 @@ impl Setting {
     /// What each connection is asked for.
     #[must_use]
     pub fn connection(self) -> Settings {
-        Settings { synchronous: self.synchronous, wal_autocheckpoint: self.wal_autocheckpoint }
+        Settings {
+            synchronous: self.synchronous,
+            wal_autocheckpoint: self.wal_autocheckpoint,
+            journal: self.journal_mode,
+            page_bytes: self.page_bytes,
+        }
     }
 
     /// A short name, `full+100`, with all that sets it apart.
     #[must_use]
     pub fn name(self) -> String {
-        let mut name = format!("{}+{}", self.synchronous.as_str(), self.wal_autocheckpoint);
+        let level = self.synchronous.as_str();
+        let mut name = match self.journal_mode {
+            Journal::Wal => format!("{level}+{}", self.wal_autocheckpoint),
+            Journal::Delete => format!("{level}+delete"),
+        };
+        if self.page_bytes > 0 {
+            name = format!("{name}+page{}", self.page_bytes);
+        }
         if self.checkpoint_owner {
             name.push_str("+owner");
         }

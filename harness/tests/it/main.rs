@@ -19,6 +19,8 @@ mod engines;
 mod ending;
 /// The main job, small.
 mod main_job;
+/// What a power cut could leave, small.
+mod power;
 /// The committed results are what the repository makes.
 mod results;
 /// A script struck at every point.

@@ -156,13 +156,19 @@ impl Writer<'_> {
         entry.send(op.kind(), task, token, op.rows(), from);
         self.sent += 1;
         self.slot.set_used(self.sent);
-        let mut early = |done: Done| entry.ack(done.task, done.token, done.seq);
-        let told = self.target.perform(key, op, &mut early);
+        let ack_fd = self.life.ack_fd;
+        let mut early = |done: Done| {
+            entry.ack(done.task, done.token, done.seq, done.durability);
+            tell(ack_fd, key, &done);
+        };
+        let durability = self.life.durability.get(&op.step()).copied();
+        let told = self.target.perform(key, op, durability, &mut early);
         let spent = now_ns().saturating_sub(from);
         match told {
             Ok(done) => {
                 entry.time(spent, done.commit_ns);
-                entry.ack(done.task, done.token, done.seq);
+                entry.ack(done.task, done.token, done.seq, done.durability);
+                tell(ack_fd, key, &done);
                 if self.life.header_check {
                     check_header(self.path);
                 }
@@ -443,6 +449,14 @@ impl Writer<'_> {
         }
         End::Drained
     }
+}
+
+/// Says an acknowledgement where a supervisor hears it, in one write.
+fn tell(ack_fd: Option<i32>, key: OpKey, done: &Done) {
+    let Some(fd) = ack_fd else { return };
+    let OpKey { session, op } = key;
+    let line = format!("ack {session}.{op} {} {}\n", done.durability, done.seq);
+    fork::write_to(fd, line.as_bytes());
 }
 
 /// One number from one query with one parameter.

@@ -28,6 +28,7 @@ use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
 use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::MFdFlags;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -45,15 +46,15 @@ const CALLS: CallSet = CallSet::FAULTS.with(CallKind::Sleep);
 /// What every strike starts from.
 #[derive(Debug)]
 pub struct Prepared {
-    database: Vec<u8>,
-    wal: Option<Vec<u8>>,
-    probe: Probe,
+    pub(super) database: Vec<u8>,
+    pub(super) wal: Option<Vec<u8>>,
+    pub(super) probe: Probe,
     /// The plan of what was done before, and what was seen of it.
     pub before: (CyclePlan, Vec<Line>),
     /// The plan of what is struck: one cycle whose processes perform the script.
     pub plan: CyclePlan,
     /// What they run on.
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 /// One stop of the undisturbed run at a file of the database.
@@ -109,6 +110,8 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
         seed: 1,
         script: script.steps.clone(),
         abandon: false,
+        durability: BTreeMap::new(),
+        ack_fd: None,
         header_check: false,
     }
 }
@@ -308,7 +311,7 @@ impl<'a> Range<'a> {
     }
 }
 
-fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

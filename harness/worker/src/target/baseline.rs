@@ -7,8 +7,9 @@
 
 use super::{Done, Failure, Op, Target};
 use crate::ledger::Reason;
-use crate::wire::{Flaw, Life};
-use hardboard::{OpKey, Synchronous};
+use crate::shim;
+use crate::wire::{Flaw, Journal, Life, Settings};
+use hardboard::{Durability, OpKey, Synchronous};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,15 +41,23 @@ pub(super) fn open(
 ) -> Result<Box<dyn Target>, String> {
     let synchronous = match (flaw, life.settings.synchronous) {
         (Some(Flaw::OtherSynchronous), Synchronous::Normal) => Synchronous::Full,
-        (Some(Flaw::OtherSynchronous), _) => Synchronous::Normal,
+        (Some(Flaw::OtherSynchronous | Flaw::PowerByNormal), _) => Synchronous::Normal,
         (_, asked) => asked,
     };
-    let journal = if flaw == Some(Flaw::NoJournal) { "OFF" } else { "WAL" };
+    let journal = match (flaw, life.settings.journal) {
+        (Some(Flaw::NoJournal), _) => "OFF",
+        (_, Journal::Wal) => "WAL",
+        (_, Journal::Delete) => "DELETE",
+    };
+    shim::misbehave(flaw);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
     let opened = Connection::open_with_flags_and_vfs(path, flags, super::vfs().as_str())
         .and_then(|conn| {
             conn.busy_timeout(Duration::from_millis(life.shape.busy_timeout_ms.into()))?;
+            if create && life.settings.page_bytes > 0 {
+                conn.pragma_update(None, "page_size", life.settings.page_bytes)?;
+            }
             conn.execute_batch(&format!(
                 "PRAGMA journal_mode = {journal}; PRAGMA synchronous = {};
                  PRAGMA wal_autocheckpoint = {}; PRAGMA foreign_keys = {};",
@@ -69,12 +78,26 @@ pub(super) fn open(
             let name = path.file_name().unwrap_or_default();
             format!("open {}: {error}", name.display())
         })?;
-    Ok(Box::new(Plain { conn: opened, flaw }))
+    let promised = promised(life.settings);
+    Ok(Box::new(Plain { conn: opened, flaw, promised }))
 }
 
 struct Plain {
     conn: Connection,
     flaw: Option<Flaw>,
+    promised: Durability,
+}
+
+/// What a commit with these settings survives.
+///
+/// With a rollback journal only EXTRA syncs the directory after the journal is removed (SQLite
+/// documentation, *PRAGMA synchronous*): with FULL the journal may come back, and with it the
+/// database as it was before the commit.
+fn promised(settings: Settings) -> Durability {
+    match (settings.journal, settings.synchronous) {
+        (Journal::Delete, Synchronous::Full) => Durability::Process,
+        (_, level) => Durability::of(level),
+    }
 }
 
 /// Why a body stopped.
@@ -94,11 +117,13 @@ impl Target for Plain {
         &mut self,
         key: OpKey,
         op: &Op<'_>,
+        // One connection, one level: whatever a call asks for.
+        _durability: Option<Durability>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
         self.run("BEGIN IMMEDIATE").map_err(|error| refused(&error))?;
         let mut done = match self.body(key, op) {
-            Ok(done) => done,
+            Ok(done) => Done { durability: self.promised, ..done },
             Err(stop) => {
                 // What matters is told by `stop`; a rollback that fails too is closed with us.
                 drop(self.run("ROLLBACK"));
@@ -301,7 +326,7 @@ impl Plain {
 }
 
 fn done(task: i64, token: i64, seq: i64) -> Done {
-    Done { task, token, seq, commit_ns: 0 }
+    Done { task, token, seq, commit_ns: 0, durability: Durability::Process }
 }
 
 fn refused(error: &rusqlite::Error) -> Failure {

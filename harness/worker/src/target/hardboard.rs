@@ -4,7 +4,8 @@ use super::{Done, Failure, Op, Target};
 use crate::ledger::Reason;
 use crate::wire;
 use hardboard::{
-    Board, Commit, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome, StoreError, TaskId,
+    Board, Commit, Durability, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome,
+    StoreError, TaskId,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -35,10 +36,18 @@ impl Target for Hardened {
         &mut self,
         key: OpKey,
         op: &Op<'_>,
+        durability: Option<Durability>,
         _early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
         let lease = |ms: u32| Duration::from_millis(ms.into());
-        let board = &mut self.board;
+        let mut at;
+        let board: &mut Board = match durability {
+            Some(durability) => {
+                at = self.board.at(durability);
+                &mut at
+            }
+            None => &mut self.board,
+        };
         let done = match *op {
             Op::Create { title, priority } => board
                 .create_task(key, &NewTask { title, priority })
@@ -105,6 +114,7 @@ fn done(task: TaskId, token: i64, commit: &Commit) -> Done {
         token,
         seq: commit.seq.get(),
         commit_ns: u64::try_from(commit.timing.commit.as_nanos()).unwrap_or(u64::MAX),
+        durability: commit.durability,
     }
 }
 

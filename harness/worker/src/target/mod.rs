@@ -9,7 +9,7 @@ mod hardboard;
 use crate::ledger::{Effective, Kind, Reason};
 use crate::shim;
 use crate::wire;
-use ::hardboard::OpKey;
+use ::hardboard::{Durability, OpKey};
 use std::path::Path;
 
 /// One operation as its writer asks for it.
@@ -54,6 +54,17 @@ impl Op<'_> {
         }
     }
 
+    /// The step of a script that it is; a take-back goes with the claims.
+    pub(crate) fn step(&self) -> wire::Step {
+        match self {
+            Self::Create { .. } => wire::Step::Create,
+            Self::ClaimNext { .. } | Self::TakeBack => wire::Step::Claim,
+            Self::Heartbeat { .. } => wire::Step::Heartbeat,
+            Self::Events { .. } => wire::Step::Events,
+            Self::Complete { .. } => wire::Step::Complete,
+        }
+    }
+
     /// The task and token that it names; 0 where it names none.
     pub(crate) fn names(&self) -> (i64, i64) {
         match self {
@@ -83,6 +94,8 @@ pub(crate) struct Done {
     pub(crate) seq: i64,
     /// In COMMIT, ns.
     pub(crate) commit_ns: u64,
+    /// What it survives, by the store's own word.
+    pub(crate) durability: Durability,
 }
 
 /// An operation that was not acknowledged.
@@ -96,7 +109,8 @@ pub(crate) enum Failure {
 
 /// A store that a writer has open.
 pub(crate) trait Target {
-    /// Performs `op` under `key`.
+    /// Performs `op` under `key`, to survive what `durability` says, or what the connection's
+    /// settings do.
     ///
     /// `early` is there for a store that acknowledges before it has committed; an honest one does
     /// not touch it.
@@ -104,6 +118,7 @@ pub(crate) trait Target {
         &mut self,
         key: OpKey,
         op: &Op<'_>,
+        durability: Option<Durability>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure>;
 

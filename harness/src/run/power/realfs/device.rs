@@ -1,5 +1,8 @@
 //! Loop devices that are gone with whoever holds them.
-#![expect(unsafe_code, reason = "a loop device is had by ioctl(2) with a structure of the kernel's")]
+#![expect(
+    unsafe_code,
+    reason = "a loop device is had by ioctl(2) with a structure of the kernel's"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
