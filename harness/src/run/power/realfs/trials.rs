@@ -252,6 +252,7 @@ impl<'a> Trials<'a> {
             states: 0,
             seed: asked.seed,
             jobs: 1,
+            sparse: false,
             dir: None,
             interrupted: asked.interrupted,
         };
@@ -342,7 +343,7 @@ impl<'a> Trials<'a> {
         if let Err(why) = recover::recover() {
             return Found::Unreadable(why);
         }
-        let look = recover::look();
+        let look = recover::look(recover::Depth::Whole);
         vfs::with_disk(vfs::Disk::release);
         let number = look.content.and_then(|content| self.numbers.get(&content));
         match number {
@@ -361,7 +362,7 @@ fn numbers(recording: &Recording, course: &Course) -> HashMap<[u8; 32], usize> {
         model.advance_to(commit.from);
         vfs::with_disk(|disk| compose(&model, &Choice::whole(Most::Kept, &model), disk));
         if recover::recover().is_ok()
-            && let Some(content) = recover::look().content
+            && let Some(content) = recover::look(recover::Depth::Whole).content
         {
             numbers.insert(content, number);
         }
