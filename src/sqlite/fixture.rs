@@ -72,12 +72,19 @@ impl Place {
     }
 
     /// One commit with that many rows.
+    #[expect(clippy::unused_self, reason = "it reads as what it is: an append at that place")]
     pub(crate) fn append(&self, database: &mut Database, rows: i64) -> Head {
-        self.try_append(database, None, rows).unwrap().0
+        Self::try_append(database, None, rows).unwrap().0
+    }
+
+    /// That many commits, each with that many rows.
+    pub(crate) fn append_times(&self, database: &mut Database, times: u32, rows: i64) {
+        for _ in 0..times {
+            self.append(database, rows);
+        }
     }
 
     pub(crate) fn try_append(
-        &self,
         database: &mut Database,
         durability: Option<Durability>,
         rows: i64,

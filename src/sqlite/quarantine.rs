@@ -174,7 +174,7 @@ fn kept_bytes(place: &Path) -> u64 {
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
         .filter_map(|entry| fs::read_dir(entry.path()).ok())
-        .flat_map(|files| files.flatten())
+        .flat_map(Iterator::flatten)
         .filter_map(|file| file.metadata().ok())
         .map(|file| file.len())
         .sum()

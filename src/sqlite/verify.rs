@@ -228,15 +228,13 @@ pub(crate) fn walk(
     let row_columns = rows.column_count();
     let commit_columns = commits.column_count();
     let mut commits = commits.query([0])?;
-    let mut rows = Rows { rows: rows.query([0])?, columns: row_columns, ledger, next: None };
+    let mut rows = Rows { all: rows.query([0])?, columns: row_columns, ledger, next: None };
     rows.advance(report)?;
     let mut before = Head::ORIGIN;
     while let Some(commit) = commits.next()? {
         let (seq, stored): (i64, Link) = (commit.get(0)?, commit.get(1)?);
         let (content, count): (i64, i64) = (commit.get(2)?, commit.get(3)?);
-        if seq != before.seq + 1 {
-            report.complain(format!("commit {} is missing", before.seq + 1));
-        } else {
+        if seq == before.seq + 1 {
             let mut digest = next_link(&before.link);
             digest.absorb(ValueRef::Integer(seq));
             digest.absorb(ValueRef::Integer(content));
@@ -246,6 +244,8 @@ pub(crate) fn walk(
             if digest.link() != stored {
                 report.complain(format!("commit {seq} is not as it was written"));
             }
+        } else {
+            report.complain(format!("commit {} is missing", before.seq + 1));
         }
         let (found, appended) = rows.of_commit(seq, report)?;
         let whole = appended == count && found == content;
@@ -320,7 +320,7 @@ pub(crate) fn altered_commits(conn: &Connection, ledger: &Ledger) -> rusqlite::R
 
 /// The appended rows, read side by side with the commits.
 struct Rows<'stmt> {
-    rows: rusqlite::Rows<'stmt>,
+    all: rusqlite::Rows<'stmt>,
     columns: usize,
     ledger: &'stmt Ledger,
     /// Commit and checksum of the row that comes next.
@@ -349,7 +349,7 @@ impl Rows<'_> {
 
     fn advance(&mut self, report: &mut Report) -> rusqlite::Result<()> {
         self.next = None;
-        let Some(row) = self.rows.next()? else { return Ok(()) };
+        let Some(row) = self.all.next()? else { return Ok(()) };
         let (seq, stored): (i64, i64) = (row.get(0)?, row.get(1)?);
         let mut digest = Digest::new(self.ledger.rows_table);
         for column in 3..self.columns {

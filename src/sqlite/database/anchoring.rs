@@ -32,23 +32,19 @@ impl Database {
         let newest = anchor.newest().map_err(self.beside_anchor("read the anchor"))?;
         let chain = Chain::new(ledger);
         let head = self.read("read the newest commit", |conn| chain.head(conn))?;
-        let anchored = match newest {
-            Some(anchored) => {
-                let link = self.read("read an anchored commit", |conn| {
-                    chain.link_of(conn, anchored.head.seq)
-                })?;
-                if link != Some(anchored.head.link) {
-                    return Err(self.rolled_back(anchored.head, head));
-                }
-                Anchored::Confirmed(anchored)
+        let anchored = if let Some(anchored) = newest {
+            let link = self
+                .read("read an anchored commit", |conn| chain.link_of(conn, anchored.head.seq))?;
+            if link != Some(anchored.head.link) {
+                return Err(self.rolled_back(anchored.head, head));
             }
-            None => {
-                // What is here already is not known to have reached the disk.
-                let known = Anchor { head, durability: Durability::Process };
-                let known = (head != Head::ORIGIN).then_some(&known);
-                anchor.reset(known).map_err(self.beside_anchor("make the anchor"))?;
-                Anchored::Absent
-            }
+            Anchored::Confirmed(anchored)
+        } else {
+            // What is here already is not known to have reached the disk.
+            let known = Anchor { head, durability: Durability::Process };
+            let known = (head != Head::ORIGIN).then_some(&known);
+            anchor.reset(known).map_err(self.beside_anchor("make the anchor"))?;
+            Anchored::Absent
         };
         chain.seen.set(head);
         self.chain = Some(chain);

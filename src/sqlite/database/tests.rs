@@ -201,22 +201,22 @@ fn integrity(place: &Place) -> String {
 fn check_found(place: &Place, missing: i64, newest: i64) {
     assert_eq!(integrity(place), "ok");
     let error = place.try_open().unwrap_err();
-    let StoreError::RolledBack { missing: lost, newest: last, .. } = error else {
+    let StoreError::RolledBack { missing: gone, newest: there, .. } = error else {
         panic!("{error:?}")
     };
-    assert_eq!((lost, last), (missing, newest));
+    assert_eq!((gone, there), (missing, newest));
 }
 
 #[test]
 fn old_copy_that_was_put_back_is_found_at_the_next_open() {
     let place = Place::new();
     let mut database = place.open();
-    (0..5).for_each(|_| drop(place.append(&mut database, 1)));
+    place.append_times(&mut database, 5, 1);
     database.close().unwrap();
     let old = copy(&place);
     let mut database = place.open();
     assert!(matches!(database.opened().anchored, Some(Anchored::Confirmed(_))));
-    (0..3).for_each(|_| drop(place.append(&mut database, 1)));
+    place.append_times(&mut database, 3, 1);
     database.close().unwrap();
     put_back(&old, &place);
     check_found(&place, 8, 5);
@@ -226,9 +226,9 @@ fn old_copy_that_was_put_back_is_found_at_the_next_open() {
 fn log_that_was_deleted_is_found_at_the_next_open() {
     let place = Place::new();
     let mut database = place.open();
-    (0..5).for_each(|_| drop(place.append(&mut database, 1)));
+    place.append_times(&mut database, 5, 1);
     database.checkpoint(Mode::Truncate).unwrap();
-    (0..3).for_each(|_| drop(place.append(&mut database, 1)));
+    place.append_times(&mut database, 3, 1);
     // What a kill leaves: nothing was closed.
     let killed = copy(&place);
     database.close().unwrap();
@@ -240,11 +240,11 @@ fn log_that_was_deleted_is_found_at_the_next_open() {
 fn other_database_under_the_same_name_is_found_though_it_has_more_commits() {
     let place = Place::new();
     let mut database = place.open();
-    (0..5).for_each(|_| drop(place.append(&mut database, 1)));
+    place.append_times(&mut database, 5, 1);
     database.close().unwrap();
     let other = Place::new();
     let mut database = other.open();
-    (0..9).for_each(|_| drop(other.append(&mut database, 2)));
+    other.append_times(&mut database, 9, 2);
     database.close().unwrap();
     std::fs::copy(other.path(), place.path()).unwrap();
     check_found(&place, 5, 9);
@@ -254,9 +254,9 @@ fn other_database_under_the_same_name_is_found_though_it_has_more_commits() {
 fn acknowledged_commit_that_vanishes_under_an_open_connection_is_found_by_its_next_write() {
     let place = Place::new();
     let mut database = place.open();
-    (0..3).for_each(|_| drop(place.append(&mut database, 1)));
+    place.append_times(&mut database, 3, 1);
     database.connection().execute_batch("DELETE FROM marks WHERE seq = 3").unwrap();
-    let failed = place.try_append(&mut database, None, 1).unwrap_err();
+    let failed = Place::try_append(&mut database, None, 1).unwrap_err();
     let Failure::Body(StoreError::RolledBack { missing: 3, newest: 2, .. }) = failed else {
         panic!("{failed:?}")
     };
@@ -269,7 +269,7 @@ fn commits_of_others_are_anchored_by_them_and_no_false_alarm_comes_of_it() {
     for number in 0..60 {
         let durability = [Durability::Process, Durability::Power][number % 3 % 2];
         let writer = if number % 2 == 0 { &mut one } else { &mut two };
-        place.try_append(writer, Some(durability), 1).unwrap();
+        Place::try_append(writer, Some(durability), 1).unwrap();
     }
     assert_eq!(one.anchor.as_ref().unwrap().newest().unwrap().unwrap().head.seq, 60);
     drop(place.open());
@@ -310,7 +310,7 @@ fn file_moved_removed_or_linked_under_an_open_database_refuses_the_commit() {
         let mut database = place.open();
         place.append(&mut database, 1);
         spoil(&place);
-        let failed = place.try_append(&mut database, None, 1).unwrap_err();
+        let failed = Place::try_append(&mut database, None, 1).unwrap_err();
         assert!(
             matches!(failed, Failure::Unready(StoreError::Moved { .. })),
             "{index}: {failed:?}"
@@ -325,7 +325,7 @@ fn database_in_another_process_than_its_own_is_refused_and_its_end_does_no_harm(
     let mut database = place.open();
     place.append(&mut database, 1);
     database.pid = database.pid.wrapping_add(1);
-    let failed = place.try_append(&mut database, None, 1).unwrap_err();
+    let failed = Place::try_append(&mut database, None, 1).unwrap_err();
     assert!(matches!(failed, Failure::Unready(StoreError::OtherProcess { .. })), "{failed:?}");
     drop(database);
     // The lock that the parent holds was not let go by the child's end.
@@ -352,7 +352,7 @@ fn database_left_without_a_close_is_looked_at_and_one_that_was_closed_is_not() {
 fn damage_that_a_read_meets_quarantines_the_database_and_nobody_writes_to_it_again() {
     let place = Place::new();
     let mut database = place.open();
-    (0..50).for_each(|_| drop(place.append(&mut database, 20)));
+    place.append_times(&mut database, 50, 20);
     let page: u64 = database
         .connection()
         .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'notes'", [], |row| {
@@ -383,7 +383,7 @@ fn lock_that_cannot_be_had_quarantines_nothing() {
     let place = Place::new();
     let (mut one, two) = (place.open(), place.open());
     two.connection().execute_batch("BEGIN IMMEDIATE").unwrap();
-    let failed = place.try_append(&mut one, None, 1).unwrap_err();
+    let failed = Place::try_append(&mut one, None, 1).unwrap_err();
     assert!(matches!(failed, Failure::Busy { .. }), "{failed:?}");
     assert_eq!(quarantine::notice(&place.path()), None);
     one.usable().unwrap();

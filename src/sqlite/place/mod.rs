@@ -70,10 +70,9 @@ pub(crate) fn require_fit(
         return refused(format!("{name} is a network or shared file system, unfit for a log"));
     }
     if thorough || file_system.fitness == Fitness::Unknown {
-        match trial::trial(place) {
-            Ok(Some(wrong)) => return refused(wrong.to_owned()),
-            // A place where no file can be made is told by the open.
-            Ok(None) | Err(_) => {}
+        // A place where no file can be made is told by the open.
+        if let Ok(Some(wrong)) = trial::trial(place) {
+            return refused(wrong.to_owned());
         }
     }
     Ok(())

@@ -75,12 +75,11 @@ impl Pages {
             return None;
         }
         let mut page = vec![0; self.page_bytes];
-        let read = match (self.in_log.get(&number), &self.log) {
-            (Some(at), Some(log)) => log.read_exact_at(&mut page, *at),
-            _ => {
-                let at = u64::from(number - 1) * self.page_bytes as u64;
-                self.file.read_exact_at(&mut page, at)
-            }
+        let read = if let (Some(at), Some(log)) = (self.in_log.get(&number), &self.log) {
+            log.read_exact_at(&mut page, *at)
+        } else {
+            let at = u64::from(number - 1) * self.page_bytes as u64;
+            self.file.read_exact_at(&mut page, at)
         };
         read.ok().map(|()| page)
     }

@@ -54,7 +54,7 @@ pub(super) struct Cell {
 /// What a page holds.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
-    pub(super) cells: Vec<Cell>,
+    pub(super) list: Vec<Cell>,
     /// How many more its header tells of, which make no sense.
     pub(super) broken: u32,
     /// The page with what is greater than all, for an interior page.
@@ -85,16 +85,16 @@ pub(super) fn cells(pages: &Pages, page: &[u8], number: u32, kind: Kind) -> Cell
         match cell {
             Some(cell) => {
                 found.broken += u32::from(cell.values.is_none() && kind != Kind::TableInterior);
-                found.cells.push(cell);
+                found.list.push(cell);
             }
             None => found.broken += 1,
         }
     }
     if matches!(kind, Kind::TableLeaf | Kind::TableInterior) {
-        found.broken += drop_out_of_order(&mut found.cells);
+        found.broken += drop_out_of_order(&mut found.list);
     }
     // A count that was lowered hides cells without any other trace.
-    let hidden = found.broken == 0 && !is_accounted_for(page, at, array, &found.cells, pages);
+    let hidden = found.broken == 0 && !is_accounted_for(page, at, array, &found.list, pages);
     found.broken += u32::from(hidden);
     found
 }
@@ -252,7 +252,7 @@ fn value(kind: u64, body: &[u8]) -> Option<(Value, usize)> {
         _ => {
             let bytes = usize::try_from((kind - 12) / 2).ok()?;
             let part = body.get(..bytes)?;
-            if kind % 2 == 0 {
+            if kind.is_multiple_of(2) {
                 return Some((Value::Blob(part.to_vec()), bytes));
             }
             // A text that is not UTF-8 is not what was written.
@@ -314,7 +314,7 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             drop(record(&bytes));
-            drop(varint(&bytes));
+            let _number = varint(&bytes);
         }
     }
 }

@@ -81,7 +81,9 @@ impl Shape {
         }
         if keys > 1 {
             // A key of several columns is none of the numbers of the rows.
-            columns.iter_mut().for_each(|column| column.is_rowid = false);
+            for column in &mut columns {
+                column.is_rowid = false;
+            }
         }
         if without_rowid {
             columns = in_order_of_key(conn, table, columns)?;

@@ -41,9 +41,9 @@ fn board(dir: &TempDir, pages: u32) -> PathBuf {
         let payload = format!("step {number} of many, {}", "x".repeat(120));
         let events = [NewEvent { kind: "progress", payload: &payload }; 3];
         let token = Some(claim.token);
-        let _ = board.append_events(session.next_key(), task, token, &events).unwrap();
+        let _commit = board.append_events(session.next_key(), task, token, &events).unwrap();
         if number % 3 > 0 {
-            let _ = board.complete(session.next_key(), task, claim.token, "as it should be");
+            let _commit = board.complete(session.next_key(), task, claim.token, "as it should be");
         }
         let count: u32 =
             board.connection().pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
@@ -76,7 +76,6 @@ fn rows_of(conn: &Connection, table: &str) -> Rows {
     let mut rows = conn.prepare(&format!("SELECT * FROM {table}")).unwrap();
     let columns: Vec<usize> = rows
         .column_names()
-        .into_iter()
         .enumerate()
         .filter(|(_, name)| !["link", "content", "checksum", "rows"].contains(name))
         .map(|(index, _)| index)
@@ -109,7 +108,7 @@ fn rows_on_pages(path: &Path) -> BTreeMap<u32, u64> {
         let Some(kind) = Kind::of(&page, number) else { continue };
         let found = cells(&pages, &page, number, kind);
         let fits = found
-            .cells
+            .list
             .iter()
             .filter_map(|cell| cell.values.as_deref())
             .filter(|values| shapes.iter().any(|s| s.has(kind) && s.fits_whole(values)));
@@ -163,7 +162,10 @@ fn outcome(
     (outcome, recovery)
 }
 
-const DAMAGES: [(&str, fn(&mut [u8], &mut ChaCha8Rng)); 7] = [
+/// What is done to the bytes of a page.
+type Damage = fn(&mut [u8], &mut ChaCha8Rng);
+
+const DAMAGES: [(&str, Damage); 7] = [
     ("zeroed", |page, _| page.fill(0)),
     ("all ones", |page, _| page.fill(0xff)),
     ("noise", |page, random| random.fill(page)),
@@ -268,7 +270,9 @@ fn corpus_of_every_page_of_a_board_of_200() {
              without a checksum altered",
             silent.len()
         );
-        silent.iter().for_each(|silent| eprintln!("  {silent}"));
+        for silent in silent {
+            eprintln!("  {silent}");
+        }
     }
     check(&tallies);
 }
@@ -281,7 +285,7 @@ fn log_whose_index_is_broken_still_gives_every_commit() {
     let mut session = Session::new(2);
     for _ in 0..30 {
         let task = NewTask { title: "later", ..NewTask::default() };
-        let _ = open.create_task(session.next_key(), &task).unwrap();
+        let _made = open.create_task(session.next_key(), &task).unwrap();
     }
     let newest = open.commit_seq().unwrap().get();
     // As a kill leaves them, and with the index of the log pointing past its end, which is how the
@@ -379,7 +383,7 @@ fn quarantined_board_is_opened_again_after_its_recovery_and_not_before() {
     assert!(recovery.applied && recovery.after.is_sound(), "{recovery:?}");
     let mut board = Board::open(&path, &options()).unwrap();
     let task = NewTask { title: "goes on", ..NewTask::default() };
-    let _ = board.create_task(Session::new(5).next_key(), &task).unwrap();
+    let _made = board.create_task(Session::new(5).next_key(), &task).unwrap();
     assert!(board.database().verify(crate::sqlite::verify::Depth::Full).unwrap().is_sound());
 }
 
@@ -402,7 +406,7 @@ fn commits_that_are_gone_from_the_end_are_told_and_accepted_by_a_recovery() {
     let mut session = Session::new(2);
     for _ in 0..9 {
         let task = NewTask { title: "later", ..NewTask::default() };
-        let _ = open.create_task(session.next_key(), &task).unwrap();
+        let _made = open.create_task(session.next_key(), &task).unwrap();
     }
     open.close().unwrap();
     fs::write(&path, old).unwrap();

@@ -115,7 +115,7 @@ impl Walk<'_> {
         };
         let found = cells(self.pages, &page, number, kind);
         let fits = |cell: &Cell| cell.values.as_ref().is_none_or(|values| shape.fits(values));
-        if !found.cells.is_empty() && !found.cells.iter().any(fits) {
+        if !found.list.is_empty() && !found.list.iter().any(fits) {
             // Another tree's page, which that one will come to.
             self.seen[number as usize] = false;
             self.broken(table).pages += 1;
@@ -126,7 +126,7 @@ impl Walk<'_> {
         }
         let has_numbers = kind == Kind::TableLeaf || kind == Kind::TableInterior;
         let mut children = Vec::new();
-        for cell in found.cells {
+        for cell in found.list {
             let within = !has_numbers || bounds.hold(cell.rowid);
             if let Some(child) = cell.child {
                 // A key that cannot be leaves its child without bounds, not without a visit.
@@ -175,13 +175,13 @@ impl Walk<'_> {
                 continue;
             }
             let found = cells(self.pages, &page, number, kind);
-            let Some(table) = best(shapes, kind, &found.cells) else { continue };
+            let Some(table) = best(shapes, kind, &found.list) else { continue };
             self.enter(number);
             self.found.stray_pages += 1;
             if found.broken > 0 {
                 self.broken(table).cells += u64::from(found.broken);
             }
-            for cell in found.cells {
+            for cell in found.list {
                 self.keep(table, &shapes[table], cell, kind, true);
             }
         }
