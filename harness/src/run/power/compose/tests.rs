@@ -174,7 +174,9 @@ fn name_of_a_new_file_is_lost_until_its_directory_is_synced_in_strict_alone() {
     vfs::with_disk(Disk::release);
 }
 
-fn files(model: &Model<'_>, choice: &Choice) -> BTreeMap<String, Vec<u8>> {
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn files(model: &Model<'_>, choice: &Choice) -> Files {
     vfs::with_disk(|disk| {
         compose(model, choice, disk);
         Part::ALL
@@ -226,7 +228,7 @@ fn what_no_cut_could_leave_is_not_admitted() {
         Op::Write { file: wal, offset: 0, bytes: page },
     ];
     let recording = recording(vec![1; 8_192], ops);
-    let admits = |profile, change: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+    let admits = |profile, change: &dyn Fn(&mut Files)| {
         let mut model = Model::new(&recording, profile);
         model.advance_to(4);
         let mut files = files(&model, &Choice::whole(Most::Kept, &model));
@@ -234,7 +236,7 @@ fn what_no_cut_could_leave_is_not_admitted() {
         vfs::with_disk(Disk::release);
         model.admits(&files)
     };
-    let of = |files: &mut BTreeMap<String, Vec<u8>>, name: &str, at: usize, byte: u8| {
+    let of = |files: &mut Files, name: &str, at: usize, byte: u8| {
         files.get_mut(name).unwrap()[at] = byte;
     };
     for profile in Profile::ALL {
@@ -242,21 +244,21 @@ fn what_no_cut_could_leave_is_not_admitted() {
         // A byte that was durable before, and one that was synced.
         assert!(admits(profile, &|files| of(files, "a.db", 9, 2)).is_err(), "{profile}");
         assert!(admits(profile, &|files| drop(files.remove("a.db"))).is_err(), "{profile}");
-        let longer = |files: &mut BTreeMap<String, Vec<u8>>| {
+        let longer = |files: &mut Files| {
             files.get_mut("a.db").unwrap().push(0);
         };
         assert!(admits(profile, &longer).is_err(), "{profile}");
         assert_eq!(admits(profile, &|files| drop(files.remove("a.db-wal"))), Ok(()), "{profile}");
     }
     // Bytes that nobody wrote, beyond what was durable: in `ordered` never.
-    let stale = |files: &mut BTreeMap<String, Vec<u8>>| of(files, "a.db-wal", 700, 99);
+    let stale = |files: &mut Files| of(files, "a.db-wal", 700, 99);
     assert_eq!(admits(Profile::Strict, &stale), Ok(()));
     assert!(matches!(
         admits(Profile::Ordered, &stale),
         Err(super::super::Impossible::Bytes { .. })
     ));
     // What was synced is lost on a disk that lies, and on no other.
-    let unsynced = |files: &mut BTreeMap<String, Vec<u8>>| {
+    let unsynced = |files: &mut Files| {
         files.insert("a.db".to_owned(), vec![1; 8_192]);
     };
     assert_eq!(admits(Profile::LyingDisk, &unsynced), Ok(()));
