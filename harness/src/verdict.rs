@@ -58,6 +58,9 @@ pub enum FindingKind {
     CommitHole,
     /// What survived a power cut is sound, and the content after no number of commits.
     NotAPrefix,
+    /// A real file system left what the crash model says it cannot: the model is wrong, or the disk
+    /// lied.
+    ImpossibleInModel,
     /// What was seen after an earlier cycle is there no more, or is changed.
     HistoryChanged,
     /// A task was given to a second owner while the first one's claim was live.
@@ -100,6 +103,7 @@ impl FindingKind {
             | Self::OrderViolation
             | Self::CommitHole
             | Self::NotAPrefix
+            | Self::ImpossibleInModel
             | Self::HistoryChanged
             | Self::DoubleOwner
             | Self::StaleWrite
@@ -128,6 +132,7 @@ impl FindingKind {
             Self::OrderViolation => "order-violation",
             Self::CommitHole => "commit-hole",
             Self::NotAPrefix => "not-a-prefix",
+            Self::ImpossibleInModel => "impossible-in-model",
             Self::HistoryChanged => "history-changed",
             Self::DoubleOwner => "double-owner",
             Self::StaleWrite => "stale-write",

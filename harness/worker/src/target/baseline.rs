@@ -73,7 +73,11 @@ pub(super) fn open(
             }
             Ok(conn)
         })
-        .map_err(|error| format!("open {}: {error}", path.display()))?;
+        // The directory is one of the run's own, and means nothing to who reads it later.
+        .map_err(|error| {
+            let name = path.file_name().unwrap_or_default();
+            format!("open {}: {error}", name.display())
+        })?;
     let promised = promised(life.settings);
     Ok(Box::new(Plain { conn: opened, flaw, promised }))
 }
