@@ -15,11 +15,12 @@
 //! | `record`, `victims`   | a driver of the supervisor: all calls of all processes, one order   |
 //! | `recording`           | what was recorded, and its file                                    |
 //! | `model`               | per inode and directory: what is durable, what is pending          |
-//! | `choose`, `admits`    | what a profile may leave; whether it admits what was found         |
+//! | `choose`, `witness`   | what a profile may leave; whether it allows what was found         |
 //! | `image`, `compose`    | images that cost what they change                                  |
 //! | `vfs`, `recover`      | SQLite's own recovery on an image; looks at what it gave           |
 //! | `files`               | a share of the images as real files, beside any `-shm`             |
 //! | `explore`, `hand`     | all images, each different one once, on every core                 |
+//! | `realfs`              | a real file system under the database, to check the profiles       |
 //! | `contents`            | every row of contents of the undisturbed run, for the oracle       |
 //!
 //! # What is remembered, and why that is sound
@@ -37,7 +38,6 @@
 //!
 //! Not here: whether what was seen is right, which is `oracle::power`'s work.
 
-mod admits;
 mod choose;
 mod compose;
 mod contents;
@@ -58,7 +58,6 @@ pub use vfs::VfsError;
 pub use victims::{Recorded, record_command, record_script};
 
 pub use crate::scenario::power::Profile;
-pub use admits::Impossible;
 pub use contents::observe;
 pub use explore::{Explored, Options, Sink, Spent, explore};
 pub use image::Content;
