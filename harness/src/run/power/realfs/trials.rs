@@ -4,7 +4,7 @@ use super::super::compose::{Choice, Most, compose};
 use super::super::image::Content;
 use super::super::model::Model;
 use super::super::recording::Recording;
-use super::super::recover::{self, Depth};
+use super::super::recover;
 use super::super::vfs::{self, Part};
 use super::super::victims::record_watched;
 use super::super::witness::{Left, admits};
@@ -209,8 +209,8 @@ fn keep(writes: usize, chance: &mut Stream) -> Vec<u64> {
         // All but one.
         1 => {
             let last = u32::try_from(writes.saturating_sub(1)).unwrap_or(u32::MAX);
-            let out = chance.within([0, last]) as usize;
-            (0..writes).map(|index| if index == out { 0 } else { u64::MAX }).collect()
+            let lost = chance.within([0, last]) as usize;
+            (0..writes).map(|index| if index == lost { 0 } else { u64::MAX }).collect()
         }
         // Any.
         2 => (0..writes).map(|_| if chance.within([0, 1]) == 0 { 0 } else { u64::MAX }).collect(),
@@ -343,7 +343,7 @@ impl<'a> Trials<'a> {
         if let Err(why) = recover::recover() {
             return Found::Unreadable(why);
         }
-        let look = recover::look(Depth::Whole);
+        let look = recover::look(recover::Depth::Whole);
         vfs::with_disk(vfs::Disk::release);
         let number = look.content.and_then(|content| self.numbers.get(&content));
         match number {
@@ -362,7 +362,7 @@ fn numbers(recording: &Recording, course: &Course) -> HashMap<[u8; 32], usize> {
         model.advance_to(commit.from);
         vfs::with_disk(|disk| compose(&model, &Choice::whole(Most::Kept, &model), disk));
         if recover::recover().is_ok()
-            && let Some(content) = recover::look(Depth::Whole).content
+            && let Some(content) = recover::look(recover::Depth::Whole).content
         {
             numbers.insert(content, number);
         }
