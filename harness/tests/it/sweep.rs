@@ -72,7 +72,7 @@ fn an_acknowledgement_before_the_commit_is_found() {
 #[test]
 fn a_required_phase_that_is_never_hit_makes_the_sweep_inconclusive() {
     let (code, _, stderr) =
-        swept("commit", &[("\"sidecar-unlink\"]", "\"sidecar-unlink\", \"journal-sync\"]")]);
+        swept("commit", &[("\"wal-truncate\"]", "\"wal-truncate\", \"journal-sync\"]")]);
     assert_eq!(code, 3, "{stderr}");
     assert!(stderr.contains("journal-sync was never hit"), "{stderr}");
 }
