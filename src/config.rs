@@ -278,6 +278,14 @@ settings! {
         "how much room all quarantine copies of a board may take together",
         "whole numbers of bytes", |c, given| c.options.quarantine_bytes = one(given)?.parse().ok()?,
         |c| c.options.quarantine_bytes;
+    board "accept-engine", "HARDBOARD_ACCEPT_ENGINE",
+        "to work with a SQLite that can lose commits, named by its version; empty: none",
+        "versions of SQLite", |c, given| c.options.accept_engine = named(given)?,
+        |c| c.options.accept_engine.as_deref().unwrap_or("");
+    board "accept-file-system", "HARDBOARD_ACCEPT_FILE_SYSTEM",
+        "to work on a file system that is refused, by its name; empty: none",
+        "names of file systems", |c, given| c.options.accept_file_system = named(given)?,
+        |c| c.options.accept_file_system.as_deref().unwrap_or("");
     dispatch "dispatch-interval-seconds", "HARDBOARD_DISPATCH_INTERVAL_SECONDS",
         "less: work starts sooner, and the board is written more often",
         SOME_SECONDS, |c, given| c.dispatch.interval = positive(given)?,
@@ -351,6 +359,12 @@ fn one(given: &Given) -> Option<&str> {
         Given::One(text) => Some(text),
         Given::List(_) => None,
     }
+}
+
+/// The empty text is no name.
+#[expect(clippy::option_option, reason = "what was not understood, and what was not named")]
+fn named(given: &Given) -> Option<Option<String>> {
+    Some(Some(one(given)?).filter(|name| !name.is_empty()).map(str::to_owned))
 }
 
 /// One text is a program without arguments; the empty one is none.

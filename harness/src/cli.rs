@@ -3,6 +3,7 @@
 use crate::command::{self, CommandError};
 use crate::exit::Exit;
 use crate::report::tune::{LatencyBudget, LossBudget};
+use crate::run::power::realfs::FileSystem;
 use crate::scenario::power::Profile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hardboard::Durability;
@@ -36,6 +37,8 @@ enum Command {
     Watch(Watch),
     /// Records a run, and judges every state that a power cut could leave of it.
     Power(Box<Power>),
+    /// Puts a real file system under power scenarios, and checks the crash models against it.
+    RealFs(RealFs),
     /// Lists the builds of SQLite that processes can run on, and builds them.
     Engines(Engines),
     /// Judges a stored history again.
@@ -216,6 +219,24 @@ pub(crate) struct EngineChoice {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct RealFs {
+    /// Power scenarios: their runs are recorded on the file system. Needs root.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The file system: ext4, xfs, btrfs; may be given several times. All that are there if not
+    /// given.
+    #[arg(long)]
+    pub(crate) on: Vec<FileSystem>,
+    /// Power cuts of each setting and file system; a quarter as many on a lying disk, as a control.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..))]
+    pub(crate) cuts: u32,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Engines {
     /// Build these first; all if none is named.
     #[arg(long, value_name = "NAME", num_args = 0..)]
@@ -320,6 +341,7 @@ pub fn main() -> Exit {
         Command::Exec(exec) => command::exec(&exec),
         Command::Watch(watch) => command::watch(&watch),
         Command::Power(power) => command::power(&power),
+        Command::RealFs(real_fs) => command::real_fs(&real_fs),
         Command::Engines(engines) => command::engines(&engines),
         Command::Judge(judge) => command::judge(&judge),
         Command::List => command::list(),

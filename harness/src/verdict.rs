@@ -58,6 +58,9 @@ pub enum FindingKind {
     CommitHole,
     /// What survived a power cut is sound, and the content after no number of commits.
     NotAPrefix,
+    /// A real file system left what the crash model says it cannot: the model is wrong, or the disk
+    /// lied.
+    ImpossibleInModel,
     /// What was seen after an earlier cycle is there no more, or is changed.
     HistoryChanged,
     /// A task was given to a second owner while the first one's claim was live.
@@ -84,6 +87,8 @@ pub enum FindingKind {
     LedgerCutShort,
     /// No operation was acknowledged: there was nothing to lose.
     NothingAcked,
+    /// Less was seen than the scenario asks for.
+    TooLittleSeen,
     /// The run was stopped before its end.
     Interrupted,
 }
@@ -100,6 +105,7 @@ impl FindingKind {
             | Self::OrderViolation
             | Self::CommitHole
             | Self::NotAPrefix
+            | Self::ImpossibleInModel
             | Self::HistoryChanged
             | Self::DoubleOwner
             | Self::StaleWrite
@@ -113,6 +119,7 @@ impl FindingKind {
             | Self::FaultNotDelivered
             | Self::LedgerCutShort
             | Self::NothingAcked
+            | Self::TooLittleSeen
             | Self::Interrupted => Verdict::Inconclusive,
         }
     }
@@ -128,6 +135,7 @@ impl FindingKind {
             Self::OrderViolation => "order-violation",
             Self::CommitHole => "commit-hole",
             Self::NotAPrefix => "not-a-prefix",
+            Self::ImpossibleInModel => "impossible-in-model",
             Self::HistoryChanged => "history-changed",
             Self::DoubleOwner => "double-owner",
             Self::StaleWrite => "stale-write",
@@ -141,6 +149,7 @@ impl FindingKind {
             Self::FaultNotDelivered => "fault-not-delivered",
             Self::LedgerCutShort => "ledger-cut-short",
             Self::NothingAcked => "nothing-acked",
+            Self::TooLittleSeen => "too-little-seen",
             Self::Interrupted => "interrupted",
         }
     }

@@ -79,6 +79,12 @@ impl Process {
         Ok(Self { pid, started_ticks: stat.started_ticks, namespace: namespace()? })
     }
 
+    /// A child of this process that was not waited for, whether it has ended or not.
+    pub(crate) fn of_child(pid: i32) -> io::Result<Self> {
+        let stat = Stat::of(pid).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(Self { pid, started_ticks: stat.started_ticks, namespace: namespace()? })
+    }
+
     /// The process that calls this.
     ///
     /// # Errors

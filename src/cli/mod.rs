@@ -325,7 +325,7 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
             (Exit::Damaged, "stop all writers and keep the file with its -wal and -shm")
         }
         StoreError::Indeterminate { .. } => (Exit::Unknown, "look before writing it again"),
-        StoreError::PragmaRefused { .. } | StoreError::Place { .. } => {
+        StoreError::Place { .. } | StoreError::PragmaRefused { .. } => {
             (Exit::Failed, "put the board on a local disk")
         }
         StoreError::Option { .. } => (Exit::Usage, "change it or unset it"),

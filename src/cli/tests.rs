@@ -1,6 +1,7 @@
 //! The command as a person or a program sees it: arguments in, texts and exit code out.
 
 mod board;
+mod daemon;
 mod store;
 
 use std::fs;

@@ -85,7 +85,8 @@ pub(crate) fn power(arguments: &cli::Power) -> Result<Exit, CommandError> {
     Ok(exit)
 }
 
-fn report(
+/// What the command tells in the end.
+pub(super) fn report(
     command: String,
     seed: u64,
     powers: Vec<PowerReport>,

@@ -111,6 +111,41 @@ pub struct PowerSetting {
     pub states_per_s_and_core: f64,
     /// Time of all threads by what they did, ms.
     pub spent_ms: PowerSpentMs,
+    /// Of a run on a real file system alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<Real>,
+}
+
+/// A run on a real file system, whose disk was cut.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Real {
+    /// Writes that reached the disk.
+    pub block_writes: u64,
+    /// Flushes that did.
+    pub flushes: u64,
+    /// Cuts: each disk was mounted.
+    pub cuts: u64,
+    /// States of the database's files that were neither all that was written nor all that was
+    /// synced.
+    pub between: u64,
+    /// Cuts after which the file system could not be mounted.
+    pub unmountable: u64,
+    /// Cuts whose files the model cannot leave, by its name.
+    pub impossible: BTreeMap<String, u64>,
+}
+
+impl Real {
+    fn describe(&self) -> String {
+        let impossible: Vec<String> =
+            self.impossible.iter().map(|(model, many)| format!("{many} in {model}")).collect();
+        let impossible =
+            if impossible.is_empty() { "none".to_owned() } else { impossible.join(", ") };
+        format!(
+            "{} writes and {} flushes on the disk, {} cuts mounted, {} states between all and \
+             nothing, {} not to be mounted; impossible in the models: {impossible}",
+            self.block_writes, self.flushes, self.cuts, self.between, self.unmountable
+        )
+    }
 }
 
 /// How much is lost.
@@ -258,6 +293,22 @@ pub fn in_words(report: &PowerReport) -> String {
 /// One line for one setting.
 #[must_use]
 pub fn line(s: &PowerSetting) -> String {
+    if let Some(real) = &s.real {
+        return format!(
+            "{} {}: {} operations, {} commits · {} states, {} cuts judged · {} corrupt, {} no \
+             prefix, {} promised and lost · {}",
+            s.name,
+            s.profile,
+            s.operations,
+            s.commits,
+            s.states,
+            s.cuts_judged,
+            s.corrupt,
+            s.not_a_prefix,
+            s.power_acks_lost,
+            real.describe()
+        );
+    }
     format!(
         "{} {}: {} operations, {} commits · {} images, {} cuts judged · {} corrupt, {} no prefix, \
          {} promised and lost · loss mean {:.1}, max {:.0} commits · {:.0} images/s and core",
@@ -287,6 +338,10 @@ pub fn markdown(report: &PowerReport) -> String {
         format!("\n{}", in_words(report)),
     ];
     for s in &report.settings {
+        if let Some(real) = &s.real {
+            parts.push(format!("\n{} {}: {}.", s.name, s.profile, real.describe()));
+            continue;
+        }
         let t = s.spent_ms;
         parts.push(format!(
             "\n{} {}: {:.3} fsyncs and {:.0} bytes a commit. Time of all threads, ms: choosing \

@@ -411,8 +411,8 @@ impl Dispatcher {
         self.workers.push(Worker { task: job.task, token: job.token, child });
         tick.running += 1;
         tick.started.push(Started { task: job.task, token: job.token, pid });
-        // One that has ended already is found by how it ended.
-        match Process::of(pid) {
+        // It may have ended already, but nobody has waited for it yet.
+        match Process::of_child(pid) {
             Ok(process) => self.tell_process((job.task, job.token), process, "spawned"),
             Err(_) => Ok(()),
         }

@@ -95,6 +95,8 @@ impl<'a> Tx<'a> {
 
     /// Runs a statement, and gives the number of rows that it changed.
     fn run(self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
+        #[cfg(test)]
+        plans::note(sql);
         self.conn.prepare_cached(sql)?.execute(values)
     }
 
@@ -105,6 +107,8 @@ impl<'a> Tx<'a> {
         values: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        #[cfg(test)]
+        plans::note(sql);
         self.conn.prepare_cached(sql)?.query_row(values, read)
     }
 
@@ -125,6 +129,8 @@ impl<'a> Tx<'a> {
         values: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
+        #[cfg(test)]
+        plans::note(sql);
         self.conn.prepare_cached(sql)?.query_map(values, read)?.collect()
     }
 }

@@ -1,12 +1,31 @@
 //! Every query of the board is answered from an index, whatever the size of the board.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{event, link, note, run, task};
-use crate::board::fixture::Place;
+use super::{event, link, note as notes, reconcile, run, task};
+use crate::board::fixture::{HOUR, Place};
 use crate::board::task::{Status, TaskFilter};
+use crate::{
+    Delivery, DispatchOptions, Dispatcher, Edit, EventId, Limits, NewAttachment, NewSubscription,
+    NewTask, Session, StartAt, Taken,
+};
+
+thread_local! {
+    static NOTED: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// Remembers a statement that was run by this thread.
+pub(super) fn note(sql: &str) {
+    NOTED.with_borrow_mut(|noted| {
+        if !noted.contains(sql) {
+            noted.insert(sql.to_owned());
+        }
+    });
+}
 
 /// What SQLite plans to do, step by step.
 fn plan(conn: &Connection, sql: &str) -> Vec<String> {
@@ -69,8 +88,8 @@ fn due_tasks_and_counts_are_read_from_an_index() {
 #[test]
 fn what_belongs_to_a_task_is_found_by_its_number() {
     check(event::OF_TASK, &["SEARCH events USING INDEX events_task (task_id=? AND id>?)"]);
-    check(note::COMMENTS, &["SEARCH comments USING INDEX comments_task (task_id=?)"]);
-    check(note::ATTACHMENTS, &["SEARCH attachments USING INDEX attachments_task (task_id=?)"]);
+    check(notes::COMMENTS, &["SEARCH comments USING INDEX comments_task (task_id=?)"]);
+    check(notes::ATTACHMENTS, &["SEARCH attachments USING INDEX attachments_task (task_id=?)"]);
 }
 
 #[test]
@@ -84,4 +103,104 @@ fn links_are_followed_by_index_in_both_directions() {
             .collect();
         assert!(scans.is_empty(), "{sql}: {steps:?}");
     }
+}
+
+#[test]
+fn no_call_of_the_board_reads_a_table_from_end_to_end() {
+    NOTED.with_borrow_mut(BTreeSet::clear);
+    let mut place = Place::new();
+    let board = every_call(&mut place);
+    let noted = NOTED.take();
+    assert!(noted.len() > 60, "only {} statements", noted.len());
+    // One row, or one a reader.
+    let small = ["SCAN horizon", "SCAN dispatcher", "SCAN subscriptions"];
+    for sql in noted {
+        for step in plan(board.connection(), &sql) {
+            let whole = step.starts_with("SCAN ") && !step.contains(" USING ");
+            let fine = small.contains(&step.as_str())
+                || step == "SCAN CONSTANT ROW"
+                || step == "SCAN below"
+                || step.starts_with("SCAN (");
+            assert!(!whole || fine, "{sql}: {step}");
+            assert!(!step.contains("TEMP B-TREE") || sql == reconcile::SUSPECTS, "{sql}: {step}");
+        }
+    }
+}
+
+/// Calls everything once that a board can do.
+fn every_call(place: &mut Place) -> crate::Board {
+    let mut board = place.board();
+    let parent = place.create(&mut board, "a", 0);
+    let task = NewTask {
+        title: "b",
+        idempotency_key: Some("k"),
+        parents: &[parent],
+        assignee: Some("ann"),
+        ..NewTask::default()
+    };
+    let (child, _) = board.create_task(place.key(), &task).unwrap();
+    let _commit = board.edit_task(place.key(), child, &Edit::default()).unwrap();
+    let other = place.create(&mut board, "c", 0);
+    let _commit = board.link(place.key(), other, child).unwrap();
+    let _commit = board.unlink(place.key(), other, child).unwrap();
+    let claim = board.claim_next(place.key(), "bob", Duration::ZERO).unwrap().unwrap();
+    let token = Some(claim.token);
+    let _beat = board.heartbeat(place.key(), parent, claim.token, Duration::ZERO).unwrap();
+    let _commit = board.comment(place.key(), parent, token, "bob", "x").unwrap();
+    let file = NewAttachment::default();
+    let (file, _) = board.attach(place.key(), parent, token, &file).unwrap();
+    let _commit = board.detach(place.key(), parent, token, file).unwrap();
+    let _back = board.take_back_expired(place.key()).unwrap().unwrap();
+    let claim = board.claim(place.key(), parent, "bob", HOUR).unwrap();
+    let _commit = board.submit(place.key(), parent, claim.token, "r").unwrap();
+    let _commit = board.approve(place.key(), parent, claim.token).unwrap();
+    let claim = board.claim(place.key(), child, "ann", HOUR).unwrap();
+    let limits = Limits::default();
+    let _commit = board.fail(place.key(), child, claim.token, "e", &limits).unwrap();
+    assert!(board.promote_due(place.key(), 1).unwrap().is_none());
+    let _commit = board.promote(place.key(), child).unwrap();
+    let claim = board.claim(place.key(), child, "ann", HOUR).unwrap();
+    let _commit = board.complete(place.key(), child, claim.token, "r").unwrap();
+    let _commit = board.block(place.key(), other, None, "w").unwrap();
+    let _commit = board.unblock(place.key(), other, "w").unwrap();
+    let claim = board.claim(place.key(), other, "ann", HOUR).unwrap();
+    let _back = board.take_back(place.key(), other, claim.token, "w").unwrap();
+    let new = NewSubscription {
+        name: "s",
+        task: None,
+        delivery: Delivery::AtMostOnce,
+        target: "",
+        from: StartAt::Oldest,
+    };
+    let _commit = board.subscribe(place.key(), &new).unwrap();
+    assert!(!board.deliver(place.key(), "s", 9).unwrap().events.is_empty());
+    let _commit = board.acknowledge(place.key(), "s", EventId::new(1)).unwrap();
+    assert_eq!(board.subscriptions().unwrap().len(), 1);
+    let _commit = board.unsubscribe(place.key(), "s").unwrap();
+    board.clock().pass(HOUR * 3);
+    let _commit = board.append_events(place.key(), other, None, &[]).unwrap();
+    assert!(board.prune_events(place.key(), HOUR).unwrap().is_some());
+    let _commit = board.archive(place.key(), child).unwrap();
+    for list in [board.runs(child).unwrap().len(), board.events(other).unwrap().len()] {
+        assert!(list > 0);
+    }
+    assert!(board.comments(child).unwrap().is_empty());
+    assert!(board.attachments(child).unwrap().is_empty());
+    assert!(board.parents(child).unwrap().len() + board.children(parent).unwrap().len() == 2);
+    assert_eq!(board.status_counts().unwrap().len(), Status::ALL.len());
+    assert!(board.plan_reconciliation().unwrap().findings.is_empty());
+    dispatch(place);
+    board
+}
+
+/// A dispatcher's two rounds, the second of which finds how the worker of the first ended.
+fn dispatch(place: &Place) {
+    let worker = vec!["false".to_owned()];
+    let options = DispatchOptions { worker, ..DispatchOptions::default() };
+    let taken = Dispatcher::take(place.board(), Session::new(66), "me", options).unwrap();
+    let Taken::Ours(mut dispatcher) = taken else { panic!("{taken:?}") };
+    let first = dispatcher.tick().unwrap();
+    assert_eq!(first.started.len(), 1);
+    while dispatcher.tick().unwrap().ended.is_empty() {}
+    dispatcher.resign(true).unwrap();
 }

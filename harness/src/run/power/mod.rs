@@ -9,11 +9,13 @@ mod files;
 mod hand;
 mod image;
 mod model;
+pub mod realfs;
 mod record;
 mod recording;
 mod recover;
 mod vfs;
 mod victims;
+mod witness;
 
 pub use vfs::VfsError;
 pub use victims::{Recorded, record_command, record_script};

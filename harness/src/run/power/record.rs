@@ -39,7 +39,9 @@ struct Flight {
 }
 
 /// Writes down what is done to one database.
-pub(super) struct Recorder {
+pub(super) struct Recorder<'w> {
+    /// Told of each entry: how many there are now.
+    pub(super) watch: Option<&'w mut dyn FnMut(usize)>,
     promise: Durability,
     flight: Option<Flight>,
     numbers: HashMap<FileId, FileIndex>,
@@ -74,11 +76,12 @@ pub(super) fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-impl Recorder {
+impl Recorder<'_> {
     /// A recorder of a database whose files are `start`.
     pub(super) fn new(start: &[(StartFile, FileId)], promise: Durability) -> Self {
         let numbered = start.iter().zip(0..).map(|((_, id), number)| (*id, FileIndex(number)));
         Self {
+            watch: None,
             promise,
             flight: None,
             numbers: numbered.collect(),
@@ -163,6 +166,9 @@ impl Recorder {
         let process = *self.processes.entry(stop.process).or_insert(next);
         let at_us = u64::try_from(stop.at.as_micros()).unwrap_or(u64::MAX);
         self.entries.push(Entry { at_us, process, phase: stop.phase, op });
+        if let Some(watch) = &mut self.watch {
+            watch(self.entries.len());
+        }
     }
 
     fn shared(&mut self, bytes: &[u8]) -> Bytes {
@@ -237,7 +243,7 @@ impl Recorder {
     }
 }
 
-impl Driver for Recorder {
+impl Driver for Recorder<'_> {
     fn at_stop(&mut self, stop: &Stop, scene: &Scene<'_>) -> Decision {
         if !self.matters(stop) {
             return Decision::Continue;

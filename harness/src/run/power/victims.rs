@@ -61,7 +61,19 @@ pub fn record_script(
     dir: &Path,
     engines: &Engines,
 ) -> Result<Recording, RunError> {
-    let work = || Stage::prepare(script, setting, dir, engines)?.record(subject, script);
+    record_watched(subject, script, setting, dir, engines, &mut |_| {})
+}
+
+/// The same; `watch` is told when the recording begins, and of each entry.
+pub(super) fn record_watched(
+    subject: &str,
+    script: &Script,
+    setting: Setting,
+    dir: &Path,
+    engines: &Engines,
+    watch: &mut (dyn FnMut(usize) + Send),
+) -> Result<Recording, RunError> {
+    let work = || Stage::prepare(script, setting, dir, engines)?.record(subject, script, watch);
     std::thread::scope(|scope| scope.spawn(work).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -109,7 +121,12 @@ impl Stage {
         Ok(Self { prepared, file, dir })
     }
 
-    fn record(self, subject: &str, script: &Script) -> Result<Recording, RunError> {
+    fn record(
+        self,
+        subject: &str,
+        script: &Script,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<Recording, RunError> {
         let mut plan = self.prepared.plan.clone();
         for life in &mut plan.lives {
             life.script = script.steps.repeat(script.repeat as usize);
@@ -148,6 +165,8 @@ impl Stage {
             supervisor.spawn(&command)?;
         }
         let mut recorder = Recorder::new(&start, Durability::Process);
+        watch(0);
+        recorder.watch = Some(watch);
         let run = supervisor.run(&mut recorder)?;
         note_troubles(&run, &mut recorder);
         let mut lines = Vec::new();
@@ -239,7 +258,7 @@ fn ack_file() -> Result<OwnedFd, RunError> {
 }
 
 /// Notes what ended as it should not have.
-fn note_troubles(run: &Run, recorder: &mut Recorder) {
+fn note_troubles(run: &Run, recorder: &mut Recorder<'_>) {
     let mut note = |what: String| recorder.unseen.push(what);
     if run.end != RunEnd::AllExited {
         note(format!("the recorded run ended as {:?}", run.end));

@@ -83,6 +83,21 @@ impl Target for Hardened {
         done.map_err(|error| failure(&error))
     }
 
+    fn expired(&self) -> rusqlite::Result<i64> {
+        let clock = self.board.clock();
+        self.board
+            .connection()
+            .prepare_cached(
+                "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND boot_id = ?1
+                   AND lease_until_boot_ms <= ?2",
+            )?
+            .query_row((clock.boot_id(), clock.now().boot_ms), |row| row.get(0))
+    }
+
+    fn shift_clock(&mut self, by_ms: i64) {
+        self.board.clock().shift_wall_ms(by_ms);
+    }
+
     fn connection(&self) -> &rusqlite::Connection {
         self.board.connection()
     }

@@ -128,6 +128,12 @@ pub(crate) trait Target {
     /// The connection, for reading and for what it says of itself.
     fn connection(&self) -> &rusqlite::Connection;
 
+    /// How many claims may be taken back, as it sees it.
+    fn expired(&self) -> rusqlite::Result<i64>;
+
+    /// Sets the wall clock of this process, as the store sees it, forward or back.
+    fn shift_clock(&mut self, by_ms: i64);
+
     /// What it says of its own settings, asked for now.
     fn effective(&self) -> Result<Effective, String> {
         effective(self.connection()).map_err(|error| error.to_string())
