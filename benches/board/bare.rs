@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hardboard::board::schema;
-use hardboard::{Durability, Synchronous};
+use hardboard::{Durability, Pragmas, Synchronous};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -259,5 +259,9 @@ impl Contestant for Bare {
 
     fn connection(&self) -> &Connection {
         &self.conn
+    }
+
+    fn pragmas(&self) -> Pragmas {
+        Pragmas::read(&self.conn).expect("settings")
     }
 }

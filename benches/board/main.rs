@@ -48,6 +48,7 @@ trait Contestant {
     fn complete(&mut self, task: i64, token: i64);
     fn append(&mut self, task: i64, token: i64, count: u32);
     fn connection(&self) -> &Connection;
+    fn pragmas(&self) -> Pragmas;
 }
 
 fn options(durability: Durability) -> Options {
@@ -100,6 +101,10 @@ impl Contestant for Hardboard {
 
     fn connection(&self) -> &Connection {
         self.board.connection()
+    }
+
+    fn pragmas(&self) -> Pragmas {
+        self.board.pragmas().expect("settings")
     }
 }
 
@@ -301,8 +306,7 @@ fn rehearse<C: Contestant>() -> (Vec<String>, Pragmas) {
     let rows = conn.prepare(rows).and_then(|mut rows| {
         rows.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
     });
-    let pragmas = Pragmas::read(conn).expect("settings");
-    (rows.expect("rows"), pragmas)
+    (rows.expect("rows"), contestant.pragmas())
 }
 
 /// An open of a board that was closed in good order and that others have open.
