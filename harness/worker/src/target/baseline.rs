@@ -80,14 +80,14 @@ pub(super) fn open(
             format!("open {}: {error}", name.display())
         })?;
     let promised = promised(life.settings);
-    Ok(Box::new(Plain { conn: opened, flaw, clock_shift_ms: 0, promised }))
+    Ok(Box::new(Plain { conn: opened, flaw, promised, clock_shift_ms: 0 }))
 }
 
 struct Plain {
     conn: Connection,
     flaw: Option<Flaw>,
-    clock_shift_ms: i64,
     promised: Durability,
+    clock_shift_ms: i64,
 }
 
 /// What a commit with these settings survives.
