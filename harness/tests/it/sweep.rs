@@ -155,7 +155,8 @@ fn a_disk_that_was_full_for_a_moment_is_noted_though_it_shows_as_an_io_error() {
 /// Whether a line of strace is of a call that is a point: on a file of the database or its
 /// directory.
 fn is_point(line: &str, dir: &Path) -> bool {
-    let names_it = line.contains(&format!("{}/board.db", dir.display()))
+    let of_the_store = ["board.db-lock", "board.db-anchor"].iter().any(|own| line.contains(own));
+    let names_it = line.contains(&format!("{}/board.db", dir.display())) && !of_the_store
         || line.contains("fsync(") && line.contains(&format!("<{}>", dir.display()));
     // Of fcntl only locks are stopped at, of mmap only shared mappings.
     let asks = !line.contains("fcntl(") || line.contains("LK");
