@@ -289,7 +289,9 @@ fn rules_hold_no_statement_and_nothing_of_sqlite() {
             }
             if path.is_dir() {
                 check(&path, checked);
-            } else if name.ends_with(".rs") && !OF_SQLITE.contains(&name.as_str()) {
+            } else if path.extension().is_some_and(|end| end == "rs")
+                && !OF_SQLITE.contains(&name.as_str())
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let rules = text.split("#[cfg(test)]").next().unwrap();
                 for word in ["rusqlite", "SELECT ", "UPDATE ", "INSERT ", "DELETE "] {
