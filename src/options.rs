@@ -52,6 +52,9 @@ pub struct Options {
     /// Whether SQLite's locks are guarded against code of others in the same process that opens
     /// and closes the files, see [`crate::sqlite::guard`]. It changes SQLite for the whole process.
     pub guard: bool,
+    /// How long a writer may go on without a look whether log and index still have their names. The
+    /// database's own name is looked at before each commit.
+    pub watch_every: Duration,
     /// Whether a commit at [`Durability::Power`](crate::Durability::Power) also waits until its
     /// record in the anchor is on the disk. It doubles the syncs. Without it a power cut may leave
     /// the anchor one such commit behind the database, see [`crate::sqlite::anchor`].
@@ -77,6 +80,7 @@ impl Default for Options {
             accept_engine: None,
             accept_file_system: None,
             guard: true,
+            watch_every: Duration::from_millis(100),
             anchor_sync: false,
             open_check_budget: Duration::from_secs(1),
             quarantine_bytes: 4 << 30,

@@ -52,6 +52,7 @@ impl Place {
         Options {
             synchronous: Synchronous::Off,
             busy_timeout: Duration::from_millis(40),
+            watch_every: Duration::ZERO,
             ..Options::default()
         }
     }

@@ -311,12 +311,15 @@ impl Database {
         self.ready(level).map_err(Failure::Unready)?;
         let owner = self.before_write();
         let (chain, files, path) = (self.chain.as_ref(), self.files.as_ref(), &self.path);
+        let every = self.options.watch_every;
         let Some(wired) = &mut self.wired else {
             return Err(Failure::Unready(StoreError::Poisoned));
         };
         let written = transaction::write(wired.conn_mut(), |conn| {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
-            files.map_or(Ok(()), |files| files.require_same(conn, path)).map_err(Stop::Unready)?;
+            files
+                .map_or(Ok(()), |files| files.require_same(conn, path, every))
+                .map_err(Stop::Unready)?;
             Ok(value)
         })
         .map_err(Failure::from_stop);

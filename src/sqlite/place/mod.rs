@@ -14,11 +14,12 @@
 pub mod file_system;
 pub(crate) mod trial;
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, FileControl};
 
@@ -85,6 +86,8 @@ type Identity = (u64, u64, u64);
 #[derive(Debug)]
 pub(crate) struct Files {
     parts: [(PathBuf, Option<Identity>); 3],
+    /// When all names were looked at last; `None`: not since they were opened.
+    looked: Cell<Option<Instant>>,
 }
 
 impl Files {
@@ -95,14 +98,29 @@ impl Files {
             let identity = identity(&path);
             (path, identity)
         };
-        Self { parts: [part(""), part("-wal"), part("-shm")] }
+        Self { parts: [part(""), part("-wal"), part("-shm")], looked: Cell::new(None) }
     }
 
     /// Goes on only if every name still leads to the same file, and no other name does.
     ///
     /// A commit into a file that has no name, or whose log has none, is gone when the last process
-    /// that has it open ends; and whoever opens the name next works on another file.
-    pub(crate) fn require_same(&self, conn: &Connection, database: &Path) -> Result<()> {
+    /// that has it open ends; and whoever opens the name next works on another file. The name of
+    /// the database is looked at each time, which is one system call; those of the log and its
+    /// index, and the number of names, when `every` has passed since the last look.
+    pub(crate) fn require_same(
+        &self,
+        conn: &Connection,
+        database: &Path,
+        every: Duration,
+    ) -> Result<()> {
+        if self.looked.get().is_none_or(|looked| looked.elapsed() >= every) {
+            self.require_same_names()?;
+            self.looked.set(Some(Instant::now()));
+        }
+        require_unmoved(conn, database)
+    }
+
+    fn require_same_names(&self) -> Result<()> {
         for (path, before) in &self.parts {
             let now = identity(path);
             if now != *before {
@@ -118,7 +136,7 @@ impl Files {
                 return Err(StoreError::Moved { path: path.clone(), what });
             }
         }
-        require_unmoved(conn, database)
+        Ok(())
     }
 }
 

@@ -258,7 +258,7 @@ fn damage_of_a_page_costs_its_own_rows_and_each_lost_one_is_counted() {
 }
 
 #[test]
-#[ignore = "some minutes; its figures stand in the documentation"]
+#[ignore = "some minutes in a release build; it prints its figures"]
 #[expect(clippy::print_stderr, reason = "the figures are what it is for")]
 fn corpus_of_every_page_of_a_board_of_200() {
     let tallies = corpus(200, 1);
