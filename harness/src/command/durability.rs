@@ -123,7 +123,8 @@ pub(super) fn put(config: &mut Config, power: &PowerSetting) {
     config.power = Some(loss);
 }
 
-/// What a row promises under power cuts and does not keep. OFF promises nothing.
+/// What a row promises under power cuts and does not keep. OFF promises nothing, nor does NORMAL with
+/// a rollback journal, which may damage the database (SQLite documentation, *PRAGMA synchronous*).
 pub(super) fn broken(config: &Config) -> Option<String> {
     let loss = config.power.as_ref()?;
     let damaged = loss.corrupt_states + loss.not_a_prefix_states;
@@ -132,7 +133,9 @@ pub(super) fn broken(config: &Config) -> Option<String> {
         let cuts = loss.power_acks_lost;
         return Some(format!("{name}: {cuts} cuts lost a commit that was promised to survive"));
     }
-    (damaged > 0 && config.synchronous != "off")
+    let level = config.synchronous.as_str();
+    let promises = level != "off" && (level != "normal" || config.journal_mode != "delete");
+    (damaged > 0 && promises)
         .then(|| format!("{name}: {damaged} cuts left damage or no prefix of the commits"))
 }
 
