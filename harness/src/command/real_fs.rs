@@ -270,12 +270,12 @@ impl Bench<'_> {
                 *gathered.by_kind.entry(kind).or_default() += count;
             }
         }
-        if tried.flushes == 0 || tried.between == 0 {
+        if tried.flushes == 0 || tried.lossy == 0 {
             gathered.find(FindingKind::FaultNotDelivered, 1, || {
                 format!(
-                    "{} flushes reached the disk, {} states were neither all nor nothing: nothing \
-                     was put to the test",
-                    tried.flushes, tried.between
+                    "{} flushes reached the disk, and {} states had lost anything: nothing was put \
+                     to the test",
+                    tried.flushes, tried.lossy
                 )
             });
         }
@@ -302,8 +302,9 @@ fn real(tried: &Tried, impossible: BTreeMap<String, u64>) -> Real {
         block_writes: tried.block_writes,
         flushes: tried.flushes,
         cuts: tried.cuts,
+        lossy: tried.lossy,
         between: tried.between,
-        unmountable: tried.unmountable,
+        unusable: tried.unusable,
         impossible,
     }
 }
