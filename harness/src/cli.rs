@@ -2,6 +2,7 @@
 
 use crate::command::{self, CommandError};
 use crate::exit::Exit;
+use crate::report::tune::{LatencyBudget, LossBudget};
 use crate::run::power::realfs::FileSystem;
 use crate::scenario::power::Profile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -102,6 +103,12 @@ pub(crate) struct Run {
 pub(crate) struct Tune {
     /// A scenario file with the settings to compare; the built-in matrix if not given.
     pub(crate) file: Option<PathBuf>,
+    /// What a power cut may cost: 0, 10commits, 50ms (the commits of so long).
+    #[arg(long, default_value = "0")]
+    pub(crate) loss_budget: LossBudget,
+    /// How long a commit may take: p99=5ms; also p50, p999, max.
+    #[arg(long)]
+    pub(crate) latency_budget: Option<LatencyBudget>,
     #[command(flatten)]
     pub(crate) engine: EngineChoice,
     #[command(flatten)]

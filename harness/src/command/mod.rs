@@ -1,6 +1,7 @@
 //! The commands: each ties the stages together for one purpose.
 
 mod engines;
+mod durability;
 mod error;
 mod exec;
 mod execute;

@@ -11,7 +11,7 @@ use crate::history::Line;
 use crate::history::power::Cut as Seen;
 use crate::oracle::power::{self, PowerJudge, PowerTally};
 use crate::report::power::{PowerReport, PowerSetting, PowerSpentMs, in_words, line, rate, table};
-use crate::report::{Report, SCHEMA, cost, ratio};
+use crate::report::{Report, cost, ratio};
 use crate::run::RunError;
 use crate::run::engine::Engines;
 use crate::run::machine::{self, Machine};
@@ -95,22 +95,12 @@ pub(super) fn report(
     place: &Place,
 ) -> Report {
     let versions = powers.iter().flat_map(|power| &power.sqlite_versions).copied().collect();
+    let (engine, machine) = (engine(&versions), Machine::here(place.work.path()));
     Report {
-        schema: SCHEMA,
-        killpoint: env!("CARGO_PKG_VERSION").to_owned(),
-        command,
-        seed: format!("{seed:#x}"),
-        engine: engine(&versions),
-        machine: Machine::here(place.work.path()),
-        exit_code: exit.code(),
-        peak_memory_mib: machine::peak_memory_mib(),
         error,
-        scenarios: Vec::new(),
-        configs: Vec::new(),
-        sweeps: Vec::new(),
-        execs: Vec::new(),
         powers,
         not_shown: crate::report::power::NOT_SHOWN.iter().map(|t| (*t).to_owned()).collect(),
+        ..Report::of(command, seed, engine, machine, exit)
     }
 }
 
@@ -400,6 +390,7 @@ impl Enumerate<'_> {
                 states: self.arguments.states.unwrap_or(cut.states).into(),
                 seed: self.seed,
                 jobs: self.jobs,
+                sparse: false,
                 dir: Some(&dir),
                 interrupted: self.interrupted,
             };

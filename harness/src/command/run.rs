@@ -249,6 +249,7 @@ impl Suite<'_> {
             sweeps: Vec::new(),
             powers: Vec::new(),
             execs: Vec::new(),
+            recommendation: None,
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }
     }

@@ -165,7 +165,7 @@ impl Plan {
         let mut seeds = self.stream("lives", place);
         let counts = [
             (Role::Dispatcher, w.dispatcher),
-            (Role::Worker, w.worker),
+            (Role::Worker, setting.workers.unwrap_or(w.worker)),
             (Role::Reviewer, w.reviewer),
             (Role::Reader, w.reader),
             (Role::Visitor, w.visitor),
@@ -196,7 +196,7 @@ impl Plan {
                 tasks_ready: w.tasks_ready,
                 heartbeats_per_claim: w.heartbeats_per_claim,
                 events_per_burst: w.events_per_burst,
-                events_per_append: w.events_per_append,
+                events_per_append: setting.events_per_append.unwrap_or(w.events_per_append),
                 payload_bytes: w.payload_bytes,
                 overstays_per_100_claims: w.overstays_per_100_claims,
                 pause_us: w.pause_us,

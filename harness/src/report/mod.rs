@@ -18,7 +18,9 @@ pub mod summary;
 pub mod sweep;
 pub mod table;
 pub mod text;
+pub mod tune;
 
+use crate::exit::Exit;
 use crate::run::machine::Machine;
 use crate::scenario::Expect;
 use crate::verdict::{Finding, Verdict};
@@ -75,7 +77,10 @@ pub struct Report {
     /// What was run; of `exec` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub execs: Vec<exec::ExecReport>,
-    /// [`NOT_SHOWN`].
+    /// What the rows come to; of `tune` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommendation: Option<String>,
+    /// What the run does not show.
     pub not_shown: Vec<String>,
 }
 
@@ -243,6 +248,29 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Report {
+    /// The report of a command that has nothing to report yet.
+    #[must_use]
+    pub fn of(command: String, seed: u64, engine: Engine, machine: Machine, exit: Exit) -> Self {
+        Self {
+            schema: SCHEMA,
+            killpoint: env!("CARGO_PKG_VERSION").to_owned(),
+            command,
+            seed: format!("{seed:#x}"),
+            engine,
+            machine,
+            exit_code: exit.code(),
+            peak_memory_mib: crate::run::machine::peak_memory_mib(),
+            error: None,
+            scenarios: Vec::new(),
+            configs: Vec::new(),
+            sweeps: Vec::new(),
+            powers: Vec::new(),
+            execs: Vec::new(),
+            recommendation: None,
+            not_shown: Vec::new(),
+        }
+    }
+
     /// The file's text.
     ///
     /// # Errors

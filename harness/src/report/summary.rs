@@ -45,7 +45,11 @@ pub fn render(report: &Report) -> String {
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));
         line(format_args!("{}\n", table::render(&report.configs, true)));
+        line(format_args!("{}\n", table::render_durability(&report.configs, true)));
         line(format_args!("{}", table::in_words(&report.configs)));
+        if let Some(text) = &report.recommendation {
+            line(format_args!("\n```text\n{}\n```\n\n`pareto.svg` shows both.", text.trim_end()));
+        }
     }
     line(format_args!("\n## What this does not show\n"));
     for text in &report.not_shown {

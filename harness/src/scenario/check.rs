@@ -3,6 +3,7 @@
 use super::{FORMAT, Scenario};
 use killpoint_worker::ledger::SLOTS;
 use killpoint_worker::wire::EngineName;
+use killpoint_worker::wire::{Journal, Target};
 
 /// A value that cannot be.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +91,31 @@ fn check_settings(scenario: &Scenario) -> Result<(), Complaint> {
     }
     for setting in &scenario.setting {
         check_number(&["setting", "wal-autocheckpoint"], setting.wal_autocheckpoint, 0, 1_000_000)?;
-        if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner {
+        let delete = setting.journal_mode == Journal::Delete;
+        let target = setting.target.unwrap_or(scenario.workload.target);
+        if target == Target::Hardboard && (delete || setting.page_bytes > 0) {
+            return Err(Complaint {
+                path: &["setting"],
+                text: "hardboard has WAL and SQLite's own page size: take target = \"baseline\""
+                    .to_owned(),
+            });
+        }
+        if setting.page_bytes > 0
+            && !(setting.page_bytes.is_power_of_two()
+                && (512..=65_536).contains(&setting.page_bytes))
+        {
+            return Err(Complaint {
+                path: &["setting", "page-bytes"],
+                text: format!("{} is no power of two from 512 to 65536", setting.page_bytes),
+            });
+        }
+        if let Some(events) = setting.events_per_append {
+            check_range(&["setting", "events-per-append"], events, 1, 1_000)?;
+        }
+        if let Some(workers) = setting.workers {
+            check_number(&["setting", "workers"], workers, 1, 32)?;
+        }
+        if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner && !delete {
             return Err(Complaint {
                 path: &["setting"],
                 text: "wal-autocheckpoint = 0 lets the WAL grow without end: add \

@@ -164,6 +164,12 @@ pub struct Setting {
     /// `PRAGMA page_size`, bytes; 0 is SQLite's own choice. Not for the hardened store.
     #[serde(default)]
     pub page_bytes: u32,
+    /// Workers, if not as many as the scenario has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// Events of one append, least and most, if not the workload's: the size of transactions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_per_append: Option<[u32; 2]>,
     /// Through which store, if not the workload's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
@@ -284,6 +290,12 @@ impl Setting {
         };
         if self.page_bytes > 0 {
             name = format!("{name}+page{}", self.page_bytes);
+        }
+        if let Some(workers) = self.workers {
+            name = format!("{name} {workers} workers");
+        }
+        if let Some([least, most]) = self.events_per_append {
+            name = format!("{name} {least}-{most} events");
         }
         if self.checkpoint_owner {
             name.push_str("+owner");

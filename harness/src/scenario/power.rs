@@ -52,6 +52,9 @@ pub struct Script {
     /// Processes at once.
     #[serde(default = "one")]
     pub writers: u32,
+    /// Pages of a further table, which nobody touches, in the database before the recording begins.
+    #[serde(default)]
+    pub ballast_pages: u32,
     /// Rounds performed before the recording begins.
     #[serde(default = "one")]
     pub prepare: u32,
@@ -95,13 +98,18 @@ impl Default for Cut {
 /// In all of them a file's bytes are safe once a sync of that file has returned (but for
 /// [`LyingDisk`](Self::LyingDisk)), and the wal-index is never durable.
 ///
-/// | profile      | unsynced writes                    | torn at        | file size        | names                         |
-/// |--------------|------------------------------------|----------------|------------------|-------------------------------|
-/// | `strict`     | any subset                         | 512 bytes      | any on the way, new bytes anything | any subset, until the directory is synced |
-/// | `ordered`    | any version of any 4 KiB           | 512 bytes, new blocks whole | up to any block that is there, holes zero | a prefix, until any file is synced |
-/// | `torn-page`  | any subset                         | 4 KiB          | as `strict`      | as `strict`                   |
-/// | `lying-disk` | any subset of the last 256 changes | 512 bytes      | as `strict`      | as `strict`                   |
-/// | `no-psow`    | as `strict`, and each 4 KiB sector that was being written may be garbage, whole | 512 bytes | as `strict` | as `strict` |
+/// | profile      | what may reach the disk                     | torn at   | names         |
+/// |--------------|---------------------------------------------|-----------|---------------|
+/// | `strict`     | any subset of the writes                    | 512 bytes | any subset    |
+/// | `ordered`    | any version of each 4 KiB of the page cache | 512 bytes | a prefix      |
+/// | `torn-page`  | any subset of the writes                    | 4 KiB     | any subset    |
+/// | `lying-disk` | any subset of the last 256 changes          | 512 bytes | any subset    |
+/// | `no-psow`    | as `strict`, and garbage                    | 512 bytes | any subset    |
+///
+/// A file that was growing may have any size on the way. In `ordered` it reaches no farther than a
+/// block that is there, new blocks are whole, and what is missing before them reads as zeros; in
+/// all others new bytes may be anything. Names are durable once their directory is synced, in
+/// `ordered` once any file is.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -224,6 +232,12 @@ fn check(power: &Power) -> Result<(), Complaint> {
                 "a script has no checkpoint owner: add the step \"checkpoint\"".to_owned(),
             );
         }
+    }
+    if script.ballast_pages > 0 && of_hardboard {
+        return complain(
+            &["script", "ballast-pages"],
+            "hardboard knows every table of its own: take target = \"baseline\"".to_owned(),
+        );
     }
     if !script.durability.is_empty() && !of_hardboard {
         return complain(

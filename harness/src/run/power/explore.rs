@@ -13,28 +13,25 @@
 //! its start. Which images are made depends on the seed alone, not on the number of threads.
 
 use super::choose;
-use super::compose::{Choice, Most, compose};
+use super::compose::{Choice, Most};
 use super::contents;
 use super::files::FileCheck;
+use super::hand::{Hand, Raw, Shared, lock};
 use super::model::Model;
-use super::recording::{Op, Recording};
-use super::recover::{self, Look, Pages};
+use super::recording::{Entry, Op, Recording};
 use super::vfs;
-use crate::history::power::{Ack, Commit, Course, Cut, Found};
+use crate::history::power::{Ack, Commit, Course, Cut};
 use crate::plan::Stream;
 use crate::run::error::RunError;
+use crate::run::trace::{Phase, Sidecar};
 use crate::scenario::power::Profile;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Parts that a recording is cut into.
 const SEGMENTS: usize = 16;
-
-/// Of so many different images one is recovered a second time, cut off in between.
-const INTERRUPT_EVERY: u8 = 32;
 
 /// Images made at one cut in one round of samples.
 const SAMPLES_MAX: u64 = 64;
@@ -50,6 +47,10 @@ pub struct Options<'a> {
     pub seed: u64,
     /// Threads.
     pub jobs: usize,
+    /// Whether only the cuts after a commit's last write and after each acknowledgement are gone
+    /// through, besides the samples: enough for the loss, and much quicker on a long log. Right
+    /// only for what writes as SQLite does.
+    pub sparse: bool,
     /// Where some images are recovered from real files too, beside a `-shm` that is absent, zeroed
     /// or stale.
     pub dir: Option<&'a Path>,
@@ -113,184 +114,6 @@ pub trait Sink: Send {
     fn take(&mut self, cut: &Cut<'_>, how: &dyn Fn() -> String);
 }
 
-/// What recovery gave, before it is known what the commits are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Raw {
-    Content(Pages),
-    Unreadable(String),
-    Diverged,
-}
-
-/// What all threads know.
-struct Shared {
-    images: Vec<Mutex<HashMap<[u8; 16], u32>>>,
-    raws: Mutex<Raws>,
-    states: AtomicU64,
-    judged: AtomicU64,
-    again: [AtomicU64; 2],
-    file_check: Option<FileCheck>,
-}
-
-impl Shared {
-    fn states(&self) -> u64 {
-        self.states.load(Ordering::Relaxed)
-    }
-
-    fn found(&self, number: u32) -> Arc<Found> {
-        Arc::clone(&lock(&self.raws).list[number as usize].1)
-    }
-}
-
-#[derive(Default)]
-struct Raws {
-    list: Vec<(Raw, Arc<Found>)>,
-    by_pages: HashMap<Pages, u32>,
-    looks: HashMap<Pages, Arc<Look>>,
-    by_text: HashMap<String, u32>,
-    /// The content's number by its digest, once the course is known.
-    commits: HashMap<[u8; 32], usize>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Another thread's panic ends the whole enumeration; what it left is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Raws {
-    fn found(&self, raw: &Raw) -> Found {
-        match raw {
-            Raw::Unreadable(why) => Found::Unreadable(why.clone()),
-            Raw::Diverged => Found::Diverged,
-            Raw::Content(pages) => {
-                let look = self.looks.get(pages).cloned().unwrap_or_default();
-                let number = look.content.and_then(|content| self.commits.get(&content));
-                match number {
-                    Some(number) if look.complaints.is_empty() => Found::Commit(*number),
-                    _ => {
-                        Found::Other { counter: look.commits, complaints: look.complaints.clone() }
-                    }
-                }
-            }
-        }
-    }
-
-    fn insert(&mut self, raw: Raw) -> u32 {
-        let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
-        let found = Arc::new(self.found(&raw));
-        let known = match &raw {
-            Raw::Content(pages) => *self.by_pages.entry(*pages).or_insert(number),
-            Raw::Unreadable(why) => *self.by_text.entry(why.clone()).or_insert(number),
-            Raw::Diverged => number,
-        };
-        if known == number {
-            self.list.push((raw, found));
-        }
-        known
-    }
-}
-
-/// One thread at work on one segment.
-struct Hand<'a> {
-    shared: &'a Shared,
-    spent: Spent,
-    clock: Instant,
-}
-
-impl Hand<'_> {
-    fn lap(&mut self, of: impl FnOnce(&mut Spent) -> &mut Duration) {
-        let now = Instant::now();
-        *of(&mut self.spent) += now - self.clock;
-        self.clock = now;
-    }
-
-    /// What recovery makes of a choice, by its number.
-    fn recovered(&mut self, model: &Model<'_>, choice: &Choice) -> u32 {
-        self.lap(|spent| &mut spent.choose);
-        vfs::with_disk(|disk| compose(model, choice, disk));
-        self.lap(|spent| &mut spent.compose);
-        let digest = recover::image_digest();
-        let mut key = [0; 16];
-        key.copy_from_slice(&digest[..16]);
-        let shard = &self.shared.images[usize::from(digest[31]) % self.shared.images.len()];
-        let known = lock(shard).get(&key).copied();
-        self.lap(|spent| &mut spent.digest);
-        if let Some(known) = known {
-            return known;
-        }
-        let mut raw = self.recover();
-        if digest[30].is_multiple_of(INTERRUPT_EVERY) {
-            raw = self.interrupted(model, choice, raw, digest[29]);
-        }
-        if let Some(files) = &self.shared.file_check
-            && files.wants(&digest)
-        {
-            vfs::with_disk(|disk| compose(model, choice, disk));
-            let pages = match &raw {
-                Raw::Content(pages) => Some(*pages),
-                Raw::Unreadable(_) | Raw::Diverged => None,
-            };
-            if !files.agrees(pages) {
-                raw = Raw::Diverged;
-            }
-            self.shared.again[1].fetch_add(1, Ordering::Relaxed);
-            self.lap(|spent| &mut spent.again);
-        }
-        let number = lock(&self.shared.raws).insert(raw);
-        let new = lock(shard).insert(key, number).is_none();
-        self.shared.states.fetch_add(u64::from(new), Ordering::Relaxed);
-        self.lap(|spent| &mut spent.content);
-        number
-    }
-
-    /// Recovers what is on this thread's disk, and checks the content if it is a new one.
-    fn recover(&mut self) -> Raw {
-        let recovered = recover::recover();
-        self.lap(|spent| &mut spent.recover);
-        let pages = match (recovered, recover::pages()) {
-            (Err(why), _) => return Raw::Unreadable(why),
-            (Ok(()), None) => return Raw::Unreadable("there is no database".to_owned()),
-            (Ok(()), Some(pages)) => pages,
-        };
-        let known = lock(&self.shared.raws).looks.contains_key(&pages);
-        self.lap(|spent| &mut spent.content);
-        if !known {
-            let look = Arc::new(recover::look());
-            lock(&self.shared.raws).looks.insert(pages, look);
-            self.lap(|spent| &mut spent.check);
-        }
-        Raw::Content(pages)
-    }
-
-    /// Recovers the image anew, cut off in between, and then to its end: the content must be the
-    /// same.
-    fn interrupted(&mut self, model: &Model<'_>, choice: &Choice, raw: Raw, where_: u8) -> Raw {
-        let Raw::Content(pages) = raw else { return raw };
-        let changes = vfs::with_disk(|disk| disk.changes);
-        vfs::with_disk(|disk| {
-            compose(model, choice, disk);
-            disk.fuse = Some(changes * u64::from(where_) / 256);
-        });
-        // That it fails is what was asked for.
-        drop(recover::recover());
-        vfs::with_disk(|disk| disk.fuse = None);
-        let again = recover::recover().ok().and_then(|()| recover::pages());
-        self.shared.again[0].fetch_add(1, Ordering::Relaxed);
-        self.lap(|spent| &mut spent.again);
-        match again {
-            Some(again) if again.same_database(&pages) => Raw::Content(pages),
-            _ => Raw::Diverged,
-        }
-    }
-
-    fn tell(&mut self, model: &Model<'_>, choice: &Choice, all_lost: bool, sink: &mut dyn Sink) {
-        let number = self.recovered(model, choice);
-        let found = self.shared.found(number);
-        self.shared.judged.fetch_add(1, Ordering::Relaxed);
-        let cut = Cut { at: model.at(), all_lost, found: &found };
-        sink.take(&cut, &|| format!("{choice:?}"));
-    }
-}
-
 /// A segment of the recording: the model before it, and the last cut in it.
 struct Segment<'r> {
     index: usize,
@@ -340,6 +163,7 @@ pub fn explore<S: Sink>(
             judged: AtomicU64::new(0),
             again: [AtomicU64::new(0), AtomicU64::new(0)],
             file_check: options.dir.map(FileCheck::new),
+            by_pages: !has_journal(recording),
         },
         spent: Spent::default(),
         goal: 0,
@@ -379,6 +203,35 @@ pub fn explore<S: Sink>(
     Ok((course, explored, sinks))
 }
 
+/// Whether the last call may have been the one that commits.
+fn commits_at(model: &Model<'_>) -> bool {
+    let at = model.at();
+    let entries = &model.recording.entries;
+    let Some(last) = at.checked_sub(1).and_then(|last| entries.get(last)) else { return true };
+    let commits = matches!(
+        last.phase,
+        Phase::CommitPage
+            | Phase::CommitFrame
+            | Phase::SidecarUnlink(Sidecar::Journal)
+            | Phase::JournalTruncate
+            | Phase::JournalZero
+    );
+    commits || at == entries.len()
+}
+
+/// Whether the last entry is an acknowledgement.
+fn acknowledges_at(model: &Model<'_>) -> bool {
+    let last = model.at().checked_sub(1).and_then(|last| model.recording.entries.get(last));
+    matches!(last, Some(Entry { op: Op::Ack(_), .. }))
+}
+
+fn has_journal(recording: &Recording) -> bool {
+    let journal = format!("{}-journal", recording.header.database);
+    let makes = |op: &Op| matches!(op, Op::Create { name, .. } if *name == journal);
+    recording.entries.iter().any(|entry| makes(&entry.op))
+        || recording.start.iter().any(|file| file.name == journal)
+}
+
 /// The passes over one recording.
 struct Passes<'r, 'o> {
     recording: &'r Recording,
@@ -393,7 +246,11 @@ struct Passes<'r, 'o> {
 impl<'r> Passes<'r, '_> {
     /// By cut, what recovery gives where everything has reached the disk.
     fn prefixes(&mut self) -> Vec<(usize, u32)> {
+        let sparse = self.options.sparse;
         let kept = self.pass(&Vec::new, &|hand, model, _, seen: &mut Vec<_>| {
+            if sparse && !commits_at(model) {
+                return;
+            }
             let choice = Choice::whole(Most::Kept, model);
             seen.push((model.at(), hand.recovered(model, &choice)));
         });
@@ -417,8 +274,11 @@ impl<'r> Passes<'r, '_> {
     fn barriers<S: Sink>(&mut self, make: &(impl Fn() -> S + Sync)) -> Vec<S> {
         let entries = &self.recording.entries;
         let half = self.goal - self.options.states / 2;
+        let sparse = self.options.sparse;
         self.pass(make, &|hand, model, _, sink| {
-            hand.tell(model, &Choice::whole(Most::Lost, model), true, sink);
+            if !sparse || acknowledges_at(model) {
+                hand.tell(model, &Choice::whole(Most::Lost, model), true, sink);
+            }
             let syncs = |op: &Op| matches!(op, Op::Sync { .. } | Op::SyncDirectory);
             let next = entries.get(model.at());
             if !next.is_none_or(|entry| syncs(&entry.op)) {
@@ -464,9 +324,11 @@ impl<'r> Passes<'r, '_> {
     ) -> Vec<T> {
         let next = AtomicUsize::new(0);
         let (shared, segments, options) = (&self.shared, &self.segments, self.options);
+        let of_course = self.goal == 0;
         let work = || {
             let mut value = make();
-            let mut hand = Hand { shared, spent: Spent::default(), clock: Instant::now() };
+            let mut hand =
+                Hand { shared, of_course, spent: Spent::default(), clock: Instant::now() };
             while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut model = segment.model.clone();
                 while model.at() < segment.to && !options.interrupted.load(Ordering::Relaxed) {
@@ -509,12 +371,16 @@ fn course(recording: &Recording, kept: &[(usize, u32)], shared: &Shared) -> Cour
     for (at, number) in kept {
         let Raw::Content(pages) = &raws.list[*number as usize].0 else { continue };
         let Some(look) = raws.looks.get(pages) else { continue };
-        let Some(content) = look.content else { continue };
+        let by_pages = shared.by_pages.then(|| pages.key());
+        let Some(content) = by_pages.or(look.content) else { continue };
         if last == Some(content) {
             continue;
         }
         last = Some(content);
         let earlier = raws.commits.insert(content, commits.len());
+        if let (Some(rows), Some(_)) = (look.content, by_pages) {
+            raws.commits.insert(rows, commits.len());
+        }
         commits.push(Commit {
             from: *at,
             counter: look.commits,

@@ -27,12 +27,41 @@ pub(super) struct Pages {
     left: [Option<(Sum, u64)>; 2],
 }
 
+/// How thoroughly a content is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Every check, every row.
+    Whole,
+    /// Only how far its commits go.
+    Counter,
+}
+
 impl Pages {
+    /// A key for maps that hold digests of rows too.
+    pub(super) fn key(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        for word in self.sum.words() {
+            hash.update(&word.to_le_bytes());
+        }
+        hash.update(&self.bytes.to_le_bytes());
+        *hash.finalize().as_bytes()
+    }
+
+    /// The depth for a content of the undisturbed run. Of a small database each is looked at whole;
+    /// of a large one a share by chance, so that it costs no more.
+    pub(super) fn depth_of_course(&self) -> Depth {
+        let share = self.bytes.div_ceil(WHOLE_BYTES_MAX).max(1);
+        if self.sum.words()[0].is_multiple_of(share) { Depth::Whole } else { Depth::Counter }
+    }
+
     /// Whether the database is the same, whatever lies beside it.
     pub(super) fn same_database(&self, other: &Self) -> bool {
         (self.sum, self.bytes) == (other.sum, other.bytes)
     }
 }
+
+/// Contents of the undisturbed run that are no larger are each looked at whole.
+const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
 /// What identifies a crash image: which files there are, and their bytes.
 pub(super) type ImageDigest = [u8; 32];
@@ -42,7 +71,7 @@ pub(super) type ImageDigest = [u8; 32];
 pub(super) struct Look {
     /// Why it cannot be read, or what `integrity_check` and `foreign_key_check` complain of.
     pub(super) complaints: Vec<String>,
-    /// BLAKE3 over the schema and all rows of all tables, in order.
+    /// BLAKE3 over the schema and all rows of all tables, in order; none if it was not asked for.
     pub(super) content: Option<[u8; 32]>,
     /// Greatest number and count of the rows of `commits`, if there is such a table.
     pub(super) commits: Option<(i64, i64)>,
@@ -123,13 +152,13 @@ fn logical_bytes(first: Option<&[u8; BLOCK_BYTES]>, file_bytes: u64) -> u64 {
 }
 
 /// Looks at the recovered database on this thread's disk, which is a second recovery of it.
-pub(super) fn look() -> Look {
+pub(super) fn look(depth: Depth) -> Look {
     let before = pages();
     let mut look = Look::default();
     match open() {
         Err(error) => look.complaints.push(format!("open: {error}")),
         Ok(conn) => {
-            if let Err(error) = examine(&conn, &mut look) {
+            if let Err(error) = examine(&conn, depth, &mut look) {
                 look.complaints.push(error.to_string());
             }
             if let Err((_, error)) = conn.close() {
@@ -147,8 +176,21 @@ pub(super) fn look() -> Look {
     look
 }
 
-fn examine(conn: &Connection, look: &mut Look) -> rusqlite::Result<()> {
+fn examine(conn: &Connection, depth: Depth, look: &mut Look) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON")?;
+    if depth == Depth::Whole {
+        check(conn, look)?;
+        look.content = Some(content(conn)?);
+    }
+    // A table of this name that is not ours has other columns.
+    let counter = conn.prepare("SELECT coalesce(max(seq), 0), count(*) FROM commits");
+    if let Ok(mut counter) = counter {
+        look.commits = counter.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).ok();
+    }
+    Ok(())
+}
+
+fn check(conn: &Connection, look: &mut Look) -> rusqlite::Result<()> {
     let mut integrity = conn.prepare("PRAGMA integrity_check(5)")?;
     let lines = integrity.query_map([], |row| row.get::<_, String>(0))?;
     for line in lines {
@@ -163,18 +205,11 @@ fn examine(conn: &Connection, look: &mut Look) -> rusqlite::Result<()> {
         look.complaints.push(format!("foreign_key_check: a row of {}", table?));
     }
     look.complaints.truncate(COMPLAINTS_MAX);
-    let (content, tables) = content(conn)?;
-    look.content = Some(content);
-    if tables.iter().any(|table| table == "commits") {
-        let sql = "SELECT coalesce(max(seq), 0), count(*) FROM commits";
-        // A table of this name that is not ours has other columns.
-        look.commits = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).ok();
-    }
     Ok(())
 }
 
-/// The digest of schema and rows, and the names of the tables.
-fn content(conn: &Connection) -> rusqlite::Result<([u8; 32], Vec<String>)> {
+/// The digest of schema and rows.
+fn content(conn: &Connection) -> rusqlite::Result<[u8; 32]> {
     let mut hash = blake3::Hasher::new();
     let mut tables = Vec::new();
     let mut schema = conn.prepare(
@@ -209,7 +244,7 @@ fn content(conn: &Connection) -> rusqlite::Result<([u8; 32], Vec<String>)> {
             }
         }
     }
-    Ok((*hash.finalize().as_bytes(), tables))
+    Ok(*hash.finalize().as_bytes())
 }
 
 fn hash_part(hash: &mut blake3::Hasher, kind: u8, bytes: &[u8]) {

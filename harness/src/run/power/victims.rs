@@ -117,6 +117,7 @@ impl Stage {
             let log = with_suffix(&file, "-wal");
             std::fs::write(&log, wal).map_err(place(&log))?;
         }
+        add_ballast(&file, script.ballast_pages)?;
         Ok(Self { prepared, file, dir })
     }
 
@@ -221,6 +222,27 @@ fn whole(
     }
     recording.header.unseen.extend(different);
     Ok(recording)
+}
+
+/// Adds a table of so many pages that nobody touches.
+fn add_ballast(database: &Path, pages: u32) -> Result<(), RunError> {
+    if pages == 0 {
+        return Ok(());
+    }
+    let added = rusqlite::Connection::open(database).and_then(|conn| {
+        conn.execute_batch("PRAGMA synchronous = OFF; BEGIN; CREATE TABLE ballast (bytes BLOB)")?;
+        let mut insert = conn.prepare("INSERT INTO ballast VALUES (randomblob(3900))")?;
+        for _ in 0..pages {
+            insert.execute([])?;
+        }
+        drop(insert);
+        conn.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)")?;
+        conn.close().map_err(|(_, error)| error)
+    });
+    added.map_err(|error| RunError::Place {
+        path: database.to_owned(),
+        source: std::io::Error::other(error),
+    })
 }
 
 /// Memory that takes acknowledgements: writing to it never waits for anybody.
