@@ -87,6 +87,8 @@ pub enum FindingKind {
     LedgerCutShort,
     /// No operation was acknowledged: there was nothing to lose.
     NothingAcked,
+    /// Less was seen than the scenario asks for.
+    TooLittleSeen,
     /// The run was stopped before its end.
     Interrupted,
 }
@@ -117,6 +119,7 @@ impl FindingKind {
             | Self::FaultNotDelivered
             | Self::LedgerCutShort
             | Self::NothingAcked
+            | Self::TooLittleSeen
             | Self::Interrupted => Verdict::Inconclusive,
         }
     }
@@ -146,6 +149,7 @@ impl FindingKind {
             Self::FaultNotDelivered => "fault-not-delivered",
             Self::LedgerCutShort => "ledger-cut-short",
             Self::NothingAcked => "nothing-acked",
+            Self::TooLittleSeen => "too-little-seen",
             Self::Interrupted => "interrupted",
         }
     }

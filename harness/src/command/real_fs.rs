@@ -186,7 +186,7 @@ impl Bench<'_> {
                 engines: self.engines,
                 interrupted: self.interrupted,
             };
-            settings.push(self.setting(&asked, *setting, &dir, &mut gathered)?);
+            settings.push(Self::setting(&asked, *setting, &dir, &mut gathered)?);
         }
         if self.interrupted.load(Ordering::Relaxed) {
             gathered.find(FindingKind::Interrupted, 1, || "stopped before the last cut".into());
@@ -222,7 +222,6 @@ impl Bench<'_> {
     }
 
     fn setting(
-        &self,
         asked: &Asked<'_>,
         setting: Setting,
         dir: &Path,
@@ -240,7 +239,7 @@ impl Bench<'_> {
             for profile in seen.impossible {
                 *impossible.entry(profile.to_string()).or_default() += 1;
                 gathered.find(FindingKind::ImpossibleInModel, 1, || {
-                    format!("{place}: the files left are impossible in the model {profile}")
+                    format!("{place}: no choice of the model {profile} leaves these files")
                 });
             }
         })?;

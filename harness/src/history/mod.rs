@@ -7,6 +7,7 @@
 //! | `timed`       | when its cycle is over                | how long opening and writing took |
 //! | `life`        | likewise, one a process               | ledger, settings, exit           |
 //! | `killed`      | likewise, one a kill sent             | the receipt                      |
+//! | `paused`      | likewise, one a pause made            | the receipt                      |
 //! | `observed`    | likewise, last of its cycle           | what recovery gave               |
 //! | `end`         | last                                  | whether the run came to its end  |
 //!
@@ -46,6 +47,8 @@ pub enum Line {
     Life(Life),
     /// A kill that was sent.
     Killed(Receipt),
+    /// A pause that was made.
+    Paused(Pause),
     /// What recovery gave at the end of a cycle.
     Observed(Box<Observation>),
     /// The run came to its end.
@@ -261,6 +264,30 @@ pub struct Receipt {
     /// When it was sent, µs after the last connection's opening; 0 if before.
     pub at_us: u64,
     /// What the victim was doing when it ended.
+    pub activity: Activity,
+}
+
+/// A pause that was made: what was planned, and what it met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pause {
+    /// Which database.
+    pub generation: u32,
+    /// Which of its cycles.
+    pub cycle: u32,
+    /// Which pause of the cycle's plan, from 0.
+    pub planned: usize,
+    /// The victim's slot.
+    pub slot: usize,
+    /// The task whose claim it held.
+    pub task: i64,
+    /// The token of that claim.
+    pub token: i64,
+    /// When it was stopped, µs after the last connection's opening.
+    pub at_us: u64,
+    /// For how long, µs.
+    pub for_us: u64,
+    /// What it was doing.
     pub activity: Activity,
 }
 

@@ -135,6 +135,22 @@ pub(super) fn judge_whole(plan: &Plan, tally: &Tally) -> Vec<Finding> {
             );
         }
     }
+    // One pause of many may find nobody who holds a claim; how many are needed, `least` says.
+    if tally.pauses == 0 && plan.scenario.pause.count > 0 {
+        lacks(FindingKind::FaultNotDelivered, "no worker was stopped".to_owned());
+    }
+    let least = plan.scenario.least;
+    let asked = [
+        (least.claims, tally.claims, "claims"),
+        (least.stale_refused, tally.stale_ops, "stale writes refused"),
+        (least.pauses_past_lease, tally.pauses_past_lease, "pauses past a lease"),
+    ];
+    for (wanted, seen, what) in asked {
+        if seen < wanted {
+            let detail = format!("{seen} {what}, and {wanted} are to be seen at least");
+            lacks(FindingKind::TooLittleSeen, detail);
+        }
+    }
     if tally.acked_ops == 0 {
         lacks(
             FindingKind::NothingAcked,

@@ -149,6 +149,7 @@ fn lost_acked_write_at_the_end_of_the_order_is_found() {
         |board| {
             // As if the last transaction had never been: the completion.
             board.commits.pop();
+            board.events.pop();
             board.runs[1].changed_seq = 7;
             (board.runs[1].ended_seq, board.runs[1].outcome) = (None, None);
             let task = &mut board.tasks[0];

@@ -181,6 +181,7 @@ impl Cost {
                 Line::Header(_)
                 | Line::Planned(_)
                 | Line::Killed(_)
+                | Line::Paused(_)
                 | Line::Observed(_)
                 | Line::End(_) => {}
             }

@@ -170,6 +170,15 @@ pub struct Counts {
     pub refused_ops: u64,
     /// Of those, under a claim that was no longer live.
     pub stale_refused_ops: u64,
+    /// Claims acknowledged.
+    #[serde(default)]
+    pub claims: u64,
+    /// Pauses of a worker that held a claim.
+    #[serde(default)]
+    pub pauses: u64,
+    /// Of those, in which it lost its claim.
+    #[serde(default)]
+    pub pauses_past_lease: u64,
     /// Operations in flight at a kill.
     pub unknown_ops: u64,
     /// Of those, there.

@@ -27,6 +27,8 @@ pub const CANARIES: &[Builtin] = builtin![
     "canary/split-transaction",
     "canary/no-fencing",
     "canary/double-claim",
+    "canary/fire-without-fencing-owners",
+    "canary/fire-without-fencing-writes",
     "canary/refused-but-applied",
     "canary/alien-write",
     "canary/orphan-event",
@@ -43,6 +45,7 @@ pub const TUNE: Builtin = builtin!["tune/matrix"][0];
 pub const REPORTS: &[Builtin] = builtin![
     "reports/heartbeat-reclaim",
     "reports/heartbeat-reclaim-plain",
+    "reports/leases-under-fire",
     "reports/burst-create",
     "reports/header-check",
     "reports/mixed-engines",

@@ -62,13 +62,15 @@ fn check_workload(scenario: &Scenario) -> Result<(), Complaint> {
     for (path, range, least, most) in ranges {
         check_range(path, range, least, most)?;
     }
-    let numbers: [(&'static [&'static str], u32, u32, u32); 6] = [
+    let numbers: [(&'static [&'static str], u32, u32, u32); 8] = [
         (&["workload", "lease-ms"], w.lease_ms, 1, 600_000),
         (&["workload", "tasks-ready"], w.tasks_ready, 1, 10_000),
         (&["workload", "heartbeats-per-claim"], w.heartbeats_per_claim, 0, 10_000),
         (&["workload", "events-per-burst"], w.events_per_burst, 1, 100_000),
         (&["workload", "overstays-per-100-claims"], w.overstays_per_100_claims, 0, 100),
         (&["workload", "busy-timeout-ms"], w.busy_timeout_ms, 1, 600_000),
+        (&["workload", "clock-steps-per-100"], w.clock_steps_per_100, 0, 100),
+        (&["workload", "clock-step-s"], w.clock_step_s, 1, 100_000_000),
     ];
     for (path, number, least, most) in numbers {
         check_number(path, number, least, most)?;
@@ -134,9 +136,17 @@ fn check_cycles(scenario: &Scenario) -> Result<(), Complaint> {
     check_number(&["cycles", "graceful-every"], c.graceful_every, 0, 10_000)?;
     check_number(&["cycles", "deadline-ms"], c.deadline_ms, 1, 3_600_000)?;
     check_range(&["cycles", "run-ms"], c.run_ms, 0, 600_000)?;
+    check_number(&["pause", "count"], scenario.pause.count, 0, 1_000)?;
+    check_range(&["pause", "ms"], scenario.pause.ms, 1, 600_000)?;
+    check_number(
+        &["kill", "dispatcher"],
+        scenario.kill.dispatcher,
+        0,
+        scenario.writers.dispatcher,
+    )?;
     let k = &scenario.kill;
     check_number(&["kill", "wait-ms"], k.wait_ms, 0, 60_000)?;
-    let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back];
+    let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back, k.dispatcher];
     let asked: u64 = kills.iter().map(|count| u64::from(*count)).sum();
     let w = &scenario.writers;
     let victims = u64::from(w.dispatcher)

@@ -51,6 +51,12 @@ pub struct Scenario {
     /// Who is killed when.
     #[serde(default)]
     pub kill: Kills,
+    /// Who is stopped, and for how long.
+    #[serde(default)]
+    pub pause: Pauses,
+    /// What must be seen before a pass is one.
+    #[serde(default)]
+    pub least: Least,
 }
 
 /// The verdict that a scenario is to give.
@@ -124,6 +130,11 @@ pub struct Workload {
     pub payload_bytes: [u32; 2],
     /// Of 100 claims, how many a worker holds on to after its lease has run out.
     pub overstays_per_100_claims: u32,
+    /// Of 100 claims, and of 100 operations of a dispatcher, how many are followed by a step of the
+    /// wall clock of that process, forward or back.
+    pub clock_steps_per_100: u32,
+    /// How far the wall clock steps, s.
+    pub clock_step_s: u32,
     /// Pause between two operations, µs, least and most.
     pub pause_us: [u32; 2],
     /// How long a connection waits for a lock before it reports busy, ms.
@@ -141,6 +152,8 @@ impl Default for Workload {
             events_per_append: [1, 6],
             payload_bytes: [20, 160],
             overstays_per_100_claims: 10,
+            clock_steps_per_100: 0,
+            clock_step_s: 3_600,
             pause_us: [0, 0],
             busy_timeout_ms: 5_000,
         }
@@ -369,6 +382,8 @@ pub struct Kills {
     pub checkpoint: u32,
     /// Anyone whose claim the dispatcher has just taken back.
     pub taken_back: u32,
+    /// A dispatcher, whatever it does.
+    pub dispatcher: u32,
     /// How long a kill waits for its moment, even when the cycle would be over, ms.
     pub wait_ms: u32,
     /// Plan them all and send none: what the canary of the harness itself does.
@@ -385,9 +400,38 @@ impl Default for Kills {
             commit: 0,
             checkpoint: 0,
             taken_back: 0,
+            dispatcher: 0,
             wait_ms: 40,
             not_sent: false,
             none: false,
         }
     }
+}
+
+/// Pauses a cycle: SIGSTOP to a worker that holds a claim, and SIGCONT after a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Pauses {
+    /// How many.
+    pub count: u32,
+    /// How long each is, ms, least and most. Longer than a lease, and the claim is lost meanwhile.
+    pub ms: [u32; 2],
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { count: 0, ms: [30, 60] }
+    }
+}
+
+/// What a run must have seen at least; less makes it inconclusive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Least {
+    /// Claims that were acknowledged.
+    pub claims: u64,
+    /// Writes that were refused because their claim was no longer live.
+    pub stale_refused: u64,
+    /// Pauses in which the stopped worker lost its claim.
+    pub pauses_past_lease: u64,
 }

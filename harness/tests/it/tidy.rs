@@ -80,6 +80,21 @@ fn every_path_in_the_architecture_exists() {
 }
 
 #[test]
+fn every_path_in_the_documents_exists() {
+    let mut checked = 0;
+    for file in files(&top().join("docs"), ".md") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for path in text.split('`').skip(1).step_by(2) {
+            if ["src/", "harness/", "scenarios/"].iter().any(|start| path.starts_with(start)) {
+                assert!(top().join(path).exists(), "{}: {path} is not there", file.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 10, "only {checked} paths");
+}
+
+#[test]
 fn the_changelog_is_at_this_version() {
     let text = std::fs::read_to_string(top().join("CHANGELOG.md")).unwrap();
     let first = text.lines().find(|line| line.starts_with("## ")).unwrap();

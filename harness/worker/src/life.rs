@@ -15,7 +15,7 @@ use hardboard::OpKey;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long a role waits that found nothing to do.
 const NOTHING_TO_DO: Duration = Duration::from_micros(300);
@@ -47,7 +47,7 @@ pub(crate) fn once(ledger: &'static Ledger, index: usize, path: &Path, life: &Li
 fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target>, String> {
     shim::observe(slot);
     let target = target::open(path, life, life.role == Role::Founder)?;
-    let effective = target::effective(target.connection()).map_err(|error| error.to_string())?;
+    let effective = target.effective()?;
     slot.set_effective(&effective);
     slot.set_activity(Activity::Idle);
     slot.set_ready();
@@ -231,16 +231,13 @@ impl Writer<'_> {
 
     /// Takes back what expired, creates one task if too few are ready; says if it did anything.
     fn dispatch_once(&mut self) -> Result<bool, End> {
-        let conn = self.target.connection();
-        let expired: i64 = number(
-            conn,
-            "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1",
-            wall_ms(),
-        )?;
+        let expired = tolerate_busy(self.target.expired(), "count the expired claims")?;
         if expired > 0 {
             self.send(&Op::TakeBack)?;
+            self.step_the_clock();
             return Ok(true);
         }
+        let conn = self.target.connection();
         let ready = number(conn, "SELECT count(*) FROM tasks WHERE status = ?1", "ready")?;
         if ready >= i64::from(self.shape().tasks_ready) {
             return Ok(false);
@@ -260,12 +257,27 @@ impl Writer<'_> {
                     if let Err(end) = self.work_on(claim.task, claim.token) {
                         return end;
                     }
+                    self.step_the_clock();
                 }
                 Ok(Told::Refused(_)) => sleep(NOTHING_TO_DO),
                 Err(end) => return end,
             }
         }
         End::Drained
+    }
+
+    /// Now and then, and of its own choice, sets its wall clock forward or back.
+    fn step_the_clock(&mut self) {
+        let Shape { clock_steps_per_100, clock_step_s, .. } = self.shape();
+        if clock_steps_per_100 == 0 {
+            return;
+        }
+        let draw = self.choices.next();
+        if draw % 100 < u64::from(clock_steps_per_100) {
+            let forward = (draw >> 32).is_multiple_of(2);
+            let by_ms = i64::from(clock_step_s) * 1000;
+            self.target.shift_clock(if forward { by_ms } else { -by_ms });
+        }
     }
 
     /// One task, if there is one.
@@ -364,12 +376,8 @@ impl Writer<'_> {
     }
 
     /// What a checkpoint that fails leaves undone is left to the next.
-    fn checkpoint_once(&self) {
-        let done =
-            self.target
-                .connection()
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0));
-        if let Err(error) = done {
+    fn checkpoint_once(&mut self) {
+        if let Err(error) = self.target.checkpoint() {
             self.slot.set_message(&format!("checkpoint: {error}"));
         }
     }
@@ -427,22 +435,25 @@ impl Writer<'_> {
 
     /// Checkpoints whenever the WAL holds enough pages, and checks the answer.
     fn checkpoint(&mut self) -> End {
-        let ask = |conn: &Connection, mode: &str| -> rusqlite::Result<(i64, i64, i64)> {
-            conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
-                .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        let ask = |conn: &Connection| -> rusqlite::Result<i64> {
+            conn.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+                .query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
         };
         while !self.draining() {
-            let conn = self.target.connection();
             let enough = i64::from(self.shape().checkpoint_pages);
-            let answer = ask(conn, "NOOP").and_then(|(_, log, done)| {
-                if log - done < enough { Ok((0, log, done)) } else { ask(conn, "PASSIVE") }
-            });
+            let answer = match ask(self.target.connection()) {
+                Ok(pages) if pages < enough => Ok(None),
+                Ok(_) => self.target.checkpoint(),
+                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                    Ok(None)
+                }
+                Err(error) => Err(error.to_string()),
+            };
             match answer {
-                Ok((_, log, done)) if done > log => {
+                Ok(Some((log, done))) if done > log => {
                     return End::Broken(format!("checkpoint answered {done} of {log} frames"));
                 }
                 Ok(_) => {}
-                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {}
                 Err(error) => return End::Broken(format!("checkpoint: {error}")),
             }
             sleep(Duration::from_millis(1));
@@ -461,13 +472,18 @@ fn tell(ack_fd: Option<i32>, key: OpKey, done: &Done) {
 
 /// One number from one query with one parameter.
 fn number(conn: &Connection, sql: &str, value: impl rusqlite::ToSql) -> Result<i64, End> {
-    conn.prepare_cached(sql)
-        .and_then(|mut query| query.query_row([value], |row| row.get(0)).optional())
-        .map(Option::unwrap_or_default)
-        .or_else(|error| match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(0),
-            _ => Err(End::Broken(format!("{sql}: {error}"))),
-        })
+    let found = conn
+        .prepare_cached(sql)
+        .and_then(|mut query| query.query_row([value], |row| row.get(0)).optional());
+    tolerate_busy(found.map(Option::unwrap_or_default), sql)
+}
+
+/// A number that could not be had because of a lock is 0.
+fn tolerate_busy(found: rusqlite::Result<i64>, what: &str) -> Result<i64, End> {
+    found.or_else(|error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(0),
+        _ => Err(End::Broken(format!("{what}: {error}"))),
+    })
 }
 
 /// Reads the file's header as the application of the production report did after its commits. What
@@ -476,11 +492,6 @@ fn number(conn: &Connection, sql: &str, value: impl rusqlite::ToSql) -> Result<i
 fn check_header(path: &Path) {
     let mut header = [0; 100];
     drop(std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)));
-}
-
-fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the pace of the workload, not a wait for anything")]

@@ -225,6 +225,9 @@ pub enum Flaw {
     SplitTransaction,
     /// Gives a task away while its owner's run is still live.
     DoubleClaim,
+    /// Has leases and no fencing: whoever finds a lease expired, by its own wall clock, takes the
+    /// task, and whoever still holds an old claim may write under it.
+    LeaseOnly,
     /// Tells that an operation was refused after it has committed it.
     RefusedButApplied,
     /// Writes events that nobody asked for.
@@ -304,6 +307,13 @@ pub struct Shape {
     /// Of 100 claims, how many are overstayed: the worker stops beating until the lease has run
     /// out, and then goes on as if nothing had been.
     pub overstays_per_100_claims: u32,
+    /// Of 100 claims, and of 100 operations of a dispatcher, how many are followed by a step of the
+    /// wall clock of that process, forward or back.
+    #[serde(default)]
+    pub clock_steps_per_100: u32,
+    /// How far the wall clock steps, s.
+    #[serde(default)]
+    pub clock_step_s: u32,
     /// Pause between two operations, µs, least and most; 0 is none.
     pub pause_us: [u32; 2],
     /// A checkpoint owner checkpoints when the WAL holds this many pages.

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Images of one enumeration that are recovered from files at most.
 const MAX: u64 = 120;
 
+/// Bytes of all of them: of large images there are fewer.
+const BYTES_MAX: u64 = 96 << 20;
+
 /// Of so many images one is.
 const EVERY: u8 = 61;
 
@@ -25,17 +28,20 @@ const SHM_BYTES: usize = 32_768;
 pub(super) struct FileCheck {
     dir: PathBuf,
     done: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl FileCheck {
     /// One whose files lie in `dir`.
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), done: AtomicU64::new(0) }
+        Self { dir: dir.to_owned(), done: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
     /// Whether this image is one of the share.
     pub(super) fn wants(&self, digest: &ImageDigest) -> bool {
-        digest[28].is_multiple_of(EVERY) && self.done.load(Ordering::Relaxed) < MAX
+        digest[28].is_multiple_of(EVERY)
+            && self.done.load(Ordering::Relaxed) < MAX
+            && self.bytes.load(Ordering::Relaxed) < BYTES_MAX
     }
 
     /// Whether the image on this thread's disk gives `pages` from files too; `None`: it cannot be
@@ -43,6 +49,10 @@ impl FileCheck {
     pub(super) fn agrees(&self, pages: Option<Pages>) -> bool {
         let number = self.done.fetch_add(1, Ordering::Relaxed);
         let place = self.dir.join(format!("image-{number}"));
+        let bytes: u64 = vfs::with_disk(|disk| {
+            Part::ALL.into_iter().filter_map(|part| Some(disk.file(part)?.len())).sum()
+        });
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let agrees = recover_files(&place, number).is_ok_and(|found| match (found, pages) {
             (Some(found), Some(pages)) => found.same_database(&pages),
             (found, pages) => found.is_none() && pages.is_none(),

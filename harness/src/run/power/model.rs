@@ -4,7 +4,7 @@
 //! their order; per directory the names that are durable, those that are seen, and the changes
 //! between. [`Model::advance`] makes the next entry of the recording happen. What a [`Choice`]
 //! leaves of it is put together by `compose`; which choices a [`Profile`] allows is known to
-//! `choose` and `admits`.
+//! `choose` and `witness`.
 
 use super::image::{Content, parts};
 use super::recording::{Bytes, FileIndex, Op, Recording};

@@ -92,6 +92,8 @@ fn shape(script: &Script) -> Shape {
         events_per_append: [script.events; 2],
         payload_bytes: [script.payload_bytes; 2],
         overstays_per_100_claims: 0,
+        clock_steps_per_100: 0,
+        clock_step_s: 0,
         pause_us: [0, 0],
         checkpoint_pages: 1_000,
         // A lock that is made to fail is waited for no longer than shows that it is waited for.
@@ -124,6 +126,7 @@ fn cycle_of(number: u32, lives: Vec<Life>) -> CyclePlan {
         lives,
         run_us: 0,
         kills: Vec::new(),
+        pauses: Vec::new(),
         moment_wait_ms: 0,
         kills_sent: true,
         ending: Ending::Graceful,
@@ -267,7 +270,7 @@ impl<'a> Range<'a> {
 
     /// Puts the files back as they were prepared.
     fn restore(&self) -> Result<(), RunError> {
-        for suffix in ["-wal", "-shm", "-journal"] {
+        for suffix in ["-wal", "-shm", "-journal", "-lock", "-anchor"] {
             super::probe::remove(&with_suffix(&self.file, suffix))?;
         }
         let put = |path: &Path, bytes: &[u8]| {

@@ -6,6 +6,7 @@
 //! canaries are built in here, each at the one place where it differs.
 
 use super::{Done, Failure, Op, Target};
+use crate::content;
 use crate::ledger::Reason;
 use crate::shim;
 use crate::wire::{Flaw, Journal, Life, Settings};
@@ -79,13 +80,14 @@ pub(super) fn open(
             format!("open {}: {error}", name.display())
         })?;
     let promised = promised(life.settings);
-    Ok(Box::new(Plain { conn: opened, flaw, promised }))
+    Ok(Box::new(Plain { conn: opened, flaw, promised, clock_shift_ms: 0 }))
 }
 
 struct Plain {
     conn: Connection,
     flaw: Option<Flaw>,
     promised: Durability,
+    clock_shift_ms: i64,
 }
 
 /// What a commit with these settings survives.
@@ -150,6 +152,22 @@ impl Target for Plain {
         Ok(done)
     }
 
+    fn expired(&self) -> rusqlite::Result<i64> {
+        if self.flaw == Some(Flaw::LeaseOnly) {
+            // Whoever wants the task takes it: nothing is taken back.
+            return Ok(0);
+        }
+        self.conn
+            .prepare_cached(
+                "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1",
+            )?
+            .query_row([self.wall_ms()], |row| row.get(0))
+    }
+
+    fn shift_clock(&mut self, by_ms: i64) {
+        self.clock_shift_ms += by_ms;
+    }
+
     fn connection(&self) -> &Connection {
         &self.conn
     }
@@ -160,6 +178,11 @@ impl Target for Plain {
 }
 
 impl Plain {
+    /// The wall clock as this process has set it.
+    fn wall_ms(&self) -> i64 {
+        wall_ms() + self.clock_shift_ms
+    }
+
     fn run(&self, sql: &str) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.raw_execute().map(drop)
     }
@@ -173,7 +196,7 @@ impl Plain {
                 self.execute(
                     "UPDATE runs SET lease_until_ms = ?3, heartbeats = heartbeats + 1,
                        changed_seq = ?4 WHERE task_id = ?1 AND token = ?2",
-                    params![task, token, wall_ms() + i64::from(lease_ms), seq],
+                    params![task, token, self.wall_ms() + i64::from(lease_ms), seq],
                 )?;
                 Ok(done(task, token, seq))
             }
@@ -190,6 +213,7 @@ impl Plain {
                      WHERE id = ?1",
                     params![task, result, seq],
                 )?;
+                self.event(task, token, "completed", result, seq)?;
                 Ok(done(task, token, seq))
             }
             Op::TakeBack => self.take_back(key),
@@ -212,13 +236,25 @@ impl Plain {
     }
 
     fn claim_next(&self, key: OpKey, worker: &str, lease_ms: u32) -> Result<Done, Stop> {
-        // The flawed store gives away what is running as well.
-        let sql = if self.flaw == Some(Flaw::DoubleClaim) && key.op % 2 == 0 {
-            "SELECT id FROM tasks WHERE status <> 'done' ORDER BY status DESC, id LIMIT 1"
-        } else {
-            "SELECT id FROM tasks WHERE status = 'ready' ORDER BY priority DESC, id LIMIT 1"
+        let ready =
+            "SELECT id FROM tasks WHERE status = 'ready' ORDER BY priority DESC, id LIMIT 1";
+        let mut next = match self.flaw {
+            // The flawed store gives away what is running as well.
+            Some(Flaw::DoubleClaim) if key.op % 2 == 0 => self.maybe(
+                "SELECT id FROM tasks WHERE status <> 'done' ORDER BY status DESC, id LIMIT 1",
+                [],
+            )?,
+            Some(Flaw::LeaseOnly) => self.maybe(
+                "SELECT task_id FROM runs JOIN tasks ON tasks.id = task_id AND fence = token
+                 WHERE status = 'running' AND ended_seq IS NULL AND lease_until_ms < ?1
+                 ORDER BY lease_until_ms LIMIT 1",
+                [self.wall_ms()],
+            )?,
+            _ => None,
         };
-        let next = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+        if next.is_none() {
+            next = self.maybe(ready, [])?;
+        }
         let task: i64 = next.ok_or(Stop::Nothing)?;
         let token: i64 = self
             .conn
@@ -232,8 +268,9 @@ impl Plain {
         self.execute(
             "INSERT INTO runs (task_id, token, worker, lease_until_ms, heartbeats, started_seq,
                changed_seq) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)",
-            params![task, token, worker, wall_ms() + i64::from(lease_ms), seq],
+            params![task, token, worker, self.wall_ms() + i64::from(lease_ms), seq],
         )?;
+        self.event(task, token, "claimed", worker, seq)?;
         Ok(done(task, token, seq))
     }
 
@@ -244,7 +281,7 @@ impl Plain {
                 "SELECT task_id, token FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1
                  ORDER BY lease_until_ms LIMIT 1",
             )?
-            .query_row([wall_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([self.wall_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let (task, token) = expired.ok_or(Stop::Nothing)?;
         let seq = self.log(key, &Op::TakeBack, task, token)?;
@@ -257,6 +294,7 @@ impl Plain {
             "UPDATE tasks SET status = 'ready', changed_seq = ?2 WHERE id = ?1",
             params![task, seq],
         )?;
+        self.event(task, token, "taken-back", content::LEASE_EXPIRED, seq)?;
         Ok(done(task, token, seq))
     }
 
@@ -301,6 +339,11 @@ impl Plain {
              VALUES (?1, ?2, ?3, ?4, ?5)",
             params![task, (token > 0).then_some(token), kind, payload, seq],
         )
+    }
+
+    /// The number that a query finds, if any.
+    fn maybe(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<Option<i64>> {
+        self.conn.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()
     }
 
     /// Writes the row that says who committed what, and gives its sequence number.

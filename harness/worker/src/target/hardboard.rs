@@ -1,8 +1,9 @@
 //! The hardened store as a target: each operation is one call of its public API.
 
 use super::{Done, Failure, Op, Target};
-use crate::ledger::Reason;
+use crate::ledger::{Effective, Reason};
 use crate::wire;
+use hardboard::sqlite::checkpoint::Mode;
 use hardboard::{
     Board, Commit, Durability, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome,
     StoreError, TaskId,
@@ -20,6 +21,7 @@ pub(super) fn open(
         wal_autocheckpoint_pages: life.settings.wal_autocheckpoint,
         busy_timeout: Duration::from_millis(life.shape.busy_timeout_ms.into()),
         vfs: Some(super::vfs()),
+        ..Options::default()
     };
     let board = if create { Board::create(path, &options) } else { Board::open(path, &options) };
     board
@@ -50,7 +52,7 @@ impl Target for Hardened {
         };
         let done = match *op {
             Op::Create { title, priority } => board
-                .create_task(key, &NewTask { title, priority })
+                .create_task(key, &NewTask { title, priority, ..NewTask::default() })
                 .map(|(task, commit)| done(task, 0, &commit)),
             Op::ClaimNext { worker, lease_ms } => board
                 .claim_next(key, worker, lease(lease_ms))
@@ -78,8 +80,36 @@ impl Target for Hardened {
         done.map_err(|error| failure(&error))
     }
 
+    fn expired(&self) -> rusqlite::Result<i64> {
+        let clock = self.board.clock();
+        self.board
+            .connection()
+            .prepare_cached(
+                "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND boot_id = ?1
+                   AND lease_until_boot_ms <= ?2",
+            )?
+            .query_row((clock.boot_id(), clock.now().boot_ms), |row| row.get(0))
+    }
+
+    fn shift_clock(&mut self, by_ms: i64) {
+        self.board.clock().shift_wall_ms(by_ms);
+    }
+
     fn connection(&self) -> &rusqlite::Connection {
         self.board.connection()
+    }
+
+    fn effective(&self) -> Result<Effective, String> {
+        let pragmas = self.board.pragmas().map_err(|error| with_sources(&error))?;
+        let of_sqlite = super::effective(self.board.connection());
+        let of_sqlite = of_sqlite.map_err(|error| error.to_string())?;
+        // The store checkpoints by itself; SQLite's own automatic checkpoints are off.
+        Ok(Effective { wal_autocheckpoint: pragmas.wal_autocheckpoint_pages, ..of_sqlite })
+    }
+
+    fn checkpoint(&mut self) -> Result<Option<(i64, i64)>, String> {
+        let done = self.board.checkpoint(Mode::Passive).map_err(|error| with_sources(&error))?;
+        Ok(done.map(|done| (done.log_pages.into(), done.done_pages.into())))
     }
 
     fn close(self: Box<Self>) -> Result<(), String> {

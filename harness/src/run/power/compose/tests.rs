@@ -6,7 +6,6 @@ use crate::run::trace::Phase;
 use crate::scenario::power::Profile;
 use hardboard::Durability;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 
 fn recording(start: Vec<u8>, ops: Vec<Op>) -> Recording {
     let entry = |op| Entry { at_us: 0, process: 0, phase: Phase::Other, op };
@@ -172,93 +171,4 @@ fn name_of_a_new_file_is_lost_until_its_directory_is_synced_in_strict_alone() {
     assert!(there(Profile::Ordered, 3));
     assert!(!there(Profile::Ordered, 2));
     vfs::with_disk(Disk::release);
-}
-
-fn files(model: &Model<'_>, choice: &Choice) -> BTreeMap<String, Vec<u8>> {
-    vfs::with_disk(|disk| {
-        compose(model, choice, disk);
-        Part::ALL
-            .into_iter()
-            .filter_map(|part| {
-                let bytes = disk.file(part)?.to_vec();
-                Some((format!("a.db{}", part.suffix()), bytes))
-            })
-            .collect()
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        cases: 40,
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn every_image_that_a_profile_chooses_is_one_that_it_admits(
-        start in prop::collection::vec(any::<u8>(), 0..9_000),
-        ops in prop::collection::vec(op(), 1..10),
-        seed: u64,
-    ) {
-        let recording = recording(start, ops);
-        for profile in Profile::ALL {
-            let mut model = Model::new(&recording, profile);
-            model.advance_to(recording.entries.len());
-            let mut chance = Stream::new(seed, "test");
-            for _ in 0..4 {
-                let choice = choose::random(&model, &mut chance);
-                let files = files(&model, &choice);
-                prop_assert!(model.admits(&files).is_ok(), "{} {:?}", profile, choice);
-            }
-            vfs::with_disk(Disk::release);
-        }
-    }
-}
-
-#[test]
-fn what_no_cut_could_leave_is_not_admitted() {
-    let wal = FileIndex(1);
-    let page: super::super::Bytes = vec![7; 4_096].into();
-    let ops = vec![
-        Op::Write { file: FileIndex(0), offset: 4_096, bytes: page.clone() },
-        Op::Sync { file: FileIndex(0) },
-        Op::Create { file: wal, name: "a.db-wal".to_owned() },
-        Op::Write { file: wal, offset: 0, bytes: page },
-    ];
-    let recording = recording(vec![1; 8_192], ops);
-    let admits = |profile, change: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
-        let mut model = Model::new(&recording, profile);
-        model.advance_to(4);
-        let mut files = files(&model, &Choice::whole(Most::Kept, &model));
-        change(&mut files);
-        vfs::with_disk(Disk::release);
-        model.admits(&files)
-    };
-    let of = |files: &mut BTreeMap<String, Vec<u8>>, name: &str, at: usize, byte: u8| {
-        files.get_mut(name).unwrap()[at] = byte;
-    };
-    for profile in Profile::ALL {
-        assert_eq!(admits(profile, &|_| {}), Ok(()), "{profile}");
-        // A byte that was durable before, and one that was synced.
-        assert!(admits(profile, &|files| of(files, "a.db", 9, 2)).is_err(), "{profile}");
-        assert!(admits(profile, &|files| drop(files.remove("a.db"))).is_err(), "{profile}");
-        let longer = |files: &mut BTreeMap<String, Vec<u8>>| {
-            files.get_mut("a.db").unwrap().push(0);
-        };
-        assert!(admits(profile, &longer).is_err(), "{profile}");
-        assert_eq!(admits(profile, &|files| drop(files.remove("a.db-wal"))), Ok(()), "{profile}");
-    }
-    // Bytes that nobody wrote, beyond what was durable: in `ordered` never.
-    let stale = |files: &mut BTreeMap<String, Vec<u8>>| of(files, "a.db-wal", 700, 99);
-    assert_eq!(admits(Profile::Strict, &stale), Ok(()));
-    assert!(matches!(
-        admits(Profile::Ordered, &stale),
-        Err(super::super::Impossible::Bytes { .. })
-    ));
-    // What was synced is lost on a disk that lies, and on no other.
-    let unsynced = |files: &mut BTreeMap<String, Vec<u8>>| {
-        files.insert("a.db".to_owned(), vec![1; 8_192]);
-    };
-    assert_eq!(admits(Profile::LyingDisk, &unsynced), Ok(()));
-    assert!(admits(Profile::Strict, &unsynced).is_err());
 }

@@ -7,7 +7,7 @@ use super::super::recording::Recording;
 use super::super::recover;
 use super::super::vfs::{self, Part};
 use super::super::victims::record_watched;
-use super::super::witness::{Left, admits};
+use super::super::witness::{Left, can_make};
 use super::super::{Options, Sink, explore};
 use super::FileSystem;
 use super::disk::{BlockCut, Told};
@@ -18,7 +18,7 @@ use crate::run::Engines;
 use crate::run::error::RunError;
 use crate::scenario::Setting;
 use crate::scenario::power::{Profile, Script};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -222,8 +222,8 @@ fn keep(writes: usize, chance: &mut Stream) -> Vec<u64> {
         // All but one.
         1 => {
             let last = u32::try_from(writes.saturating_sub(1)).unwrap_or(u32::MAX);
-            let lost = chance.within([0, last]) as usize;
-            (0..writes).map(|index| if index == lost { 0 } else { u64::MAX }).collect()
+            let missing = chance.within([0, last]) as usize;
+            (0..writes).map(|index| if index == missing { 0 } else { u64::MAX }).collect()
         }
         // Any.
         2 => (0..writes).map(|_| if chance.within([0, 1]) == 0 { 0 } else { u64::MAX }).collect(),
@@ -239,6 +239,9 @@ impl Sink for Nothing {
     fn take(&mut self, _: &Cut<'_>, _: &dyn Fn() -> String) {}
 }
 
+/// What recovery gave, and the profiles in which the state is impossible.
+type Known = (Arc<Found>, Vec<Profile>);
+
 struct Trials<'a> {
     asked: &'a Asked<'a>,
     recording: &'a Recording,
@@ -247,8 +250,8 @@ struct Trials<'a> {
     /// The content's number by its digest.
     numbers: HashMap<[u8; 32], usize>,
     /// What is known of files that were seen before, at the same cut.
-    known: HashMap<([u8; 32], usize), (Arc<Found>, Vec<Profile>)>,
-    states: std::collections::HashSet<[u8; 32]>,
+    known: HashMap<([u8; 32], usize), Known>,
+    states: HashSet<[u8; 32]>,
     /// Models as far as the cuts have come, one a profile.
     models: Vec<Model<'a>>,
     tried: Tried,
@@ -265,6 +268,7 @@ impl<'a> Trials<'a> {
             states: 0,
             seed: asked.seed,
             jobs: 1,
+            sparse: false,
             dir: None,
             interrupted: asked.interrupted,
         };
@@ -283,7 +287,7 @@ impl<'a> Trials<'a> {
             course,
             numbers,
             known: HashMap::new(),
-            states: std::collections::HashSet::new(),
+            states: HashSet::new(),
             models,
             tried: Tried::default(),
         })
@@ -340,7 +344,7 @@ impl<'a> Trials<'a> {
             model.advance_to(mark);
             let mut next = model.clone();
             next.advance();
-            if !admits(model, left) && !admits(&next, left) {
+            if !can_make(model, left) && !can_make(&next, left) {
                 impossible.push(model.profile);
             }
             lossy &= whole(model, Most::Kept) != *left;
@@ -357,7 +361,7 @@ impl<'a> Trials<'a> {
         if let Err(why) = recover::recover() {
             return Found::Unreadable(why);
         }
-        let look = recover::look();
+        let look = recover::look(recover::Depth::Whole);
         vfs::with_disk(vfs::Disk::release);
         let number = look.content.and_then(|content| self.numbers.get(&content));
         match number {
@@ -376,7 +380,7 @@ fn numbers(recording: &Recording, course: &Course) -> HashMap<[u8; 32], usize> {
         model.advance_to(commit.from);
         vfs::with_disk(|disk| compose(&model, &Choice::whole(Most::Kept, &model), disk));
         if recover::recover().is_ok()
-            && let Some(content) = recover::look().content
+            && let Some(content) = recover::look(recover::Depth::Whole).content
         {
             numbers.insert(content, number);
         }
