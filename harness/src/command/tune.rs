@@ -1,7 +1,8 @@
 //! `killpoint tune`: the settings of one scenario side by side, latency and durability together.
 //!
 //! Durability first: each setting is recorded once and judged under power cuts (`durability`). Then
-//! latency, untraced, for what is left of the budget. One lane, so that settings do not disturb each other; a new database for each cycle; settings
+//! latency, untraced, for what is left of the budget. One lane, so that settings do not disturb
+//! each other; a new database for each cycle; settings
 //! take turns in rounds, so that a machine that gets slower or faster favours none. The first round
 //! is always whole, and a round that was begun is finished.
 
