@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::claim::FencingToken;
 use crate::board::link::{free_children, resting_place};
 use crate::board::run::RunOutcome;
-use crate::board::sql::{Ending, Tx};
+use crate::board::sql::{Ending, Looked, Tx};
 use crate::board::task::{Status, TaskId};
 use crate::board::write::{Kind, Stop, Writing};
 use crate::board::{Board, Commit, CommitSeq, OpKey};
@@ -201,7 +201,7 @@ impl Plan {
     }
 }
 
-fn findings(tx: Tx<'_>, boot_id: &str, boot_ms: i64) -> rusqlite::Result<Vec<Finding>> {
+fn findings(tx: Tx<'_>, boot_id: &str, boot_ms: i64) -> Looked<Vec<Finding>> {
     let mut findings = Vec::new();
     for task_id in tx.suspects()? {
         let Some(evidence) = evidence(tx, task_id, boot_id, boot_ms)? else { continue };
@@ -213,12 +213,7 @@ fn findings(tx: Tx<'_>, boot_id: &str, boot_ms: i64) -> rusqlite::Result<Vec<Fin
     Ok(findings)
 }
 
-fn evidence(
-    tx: Tx<'_>,
-    task: TaskId,
-    boot_id: &str,
-    boot_ms: i64,
-) -> rusqlite::Result<Option<Evidence>> {
+fn evidence(tx: Tx<'_>, task: TaskId, boot_id: &str, boot_ms: i64) -> Looked<Option<Evidence>> {
     let Some(row) = tx.task(task)? else { return Ok(None) };
     let live = tx.live_run(task)?;
     let over = live.as_ref().is_some_and(|run| run.is_over(boot_id, boot_ms));

@@ -273,3 +273,35 @@ fn call_says_what_its_write_survives_and_the_next_one_is_as_the_options_say() {
     drop(power);
     assert_eq!(seen(&mut board), (Durability::Power, 3));
 }
+
+/// The rules of the board, which must stand whatever database is below them.
+#[test]
+fn rules_hold_no_statement_and_nothing_of_sqlite() {
+    // What puts the rules on SQLite, and what makes and repairs its tables.
+    const OF_SQLITE: [&str; 5] = ["mod.rs", "write.rs", "schema.rs", "migrate.rs", "recover.rs"];
+    fn check(dir: &Path, checked: &mut usize) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let of_tests = ["tests", "tests.rs", "fixture.rs", "model", "model.rs"];
+            if of_tests.contains(&name.as_str()) || name == "sql" {
+                continue;
+            }
+            if path.is_dir() {
+                check(&path, checked);
+            } else if path.extension().is_some_and(|end| end == "rs")
+                && !OF_SQLITE.contains(&name.as_str())
+            {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let rules = text.split("#[cfg(test)]").next().unwrap();
+                for word in ["rusqlite", "SELECT ", "UPDATE ", "INSERT ", "DELETE "] {
+                    assert!(!rules.contains(word), "{}: {word}", path.display());
+                }
+                *checked += 1;
+            }
+        }
+    }
+    let mut checked = 0;
+    check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/board"), &mut checked);
+    assert!(checked > 15, "only {checked} files");
+}

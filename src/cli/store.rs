@@ -187,6 +187,10 @@ fn recovered(recovery: &Recovery) -> Answer {
         let name = one_line(&table.table);
         line(&mut text, format_args!("{name}: {} rows saved, {lost} lost", table.saved));
     }
+    if recovery.commits_unverified > 0 {
+        let unsure = recovery.commits_unverified;
+        line(&mut text, format_args!("{unsure} commits after lost ones cannot be verified"));
+    }
     if recovery.commits_lost_at_the_end > 0 {
         let lost = recovery.commits_lost_at_the_end;
         line(&mut text, format_args!("{lost} acknowledged commits are gone from the end"));

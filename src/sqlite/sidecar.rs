@@ -58,6 +58,8 @@ pub(crate) enum Hold {
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: File,
+    /// The process that opened it.
+    pid: u32,
 }
 
 impl LockFile {
@@ -66,7 +68,7 @@ impl LockFile {
         let path = beside(database, "-lock");
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self { file })
+        Ok(Self { file, pid: std::process::id() })
     }
 
     /// Takes the lock, or changes how it is held, without any wait. `false`: somebody else has it;
@@ -142,6 +144,18 @@ impl LockFile {
     }
 }
 
+impl Drop for LockFile {
+    /// Lets all go. A close alone would not, while a child that was forked and has yet to exec
+    /// has a copy of the descriptor; and a child lets nothing go that is its parent's.
+    fn drop(&mut self) {
+        if self.pid == std::process::id() {
+            for part in [Part::Checkpoint, Part::Quarantine, Part::Use] {
+                self.release(part).ok();
+            }
+        }
+    }
+}
+
 fn signature_at(part: Part) -> u64 {
     8 + 8 * part as u64
 }
@@ -199,6 +213,17 @@ mod tests {
         assert!(!two.take(Part::Checkpoint, Hold::Exclusive).unwrap());
         drop(one);
         assert!(two.take(Part::Checkpoint, Hold::Exclusive).unwrap());
+    }
+
+    #[test]
+    fn lock_is_free_at_the_end_though_another_has_a_copy_of_the_descriptor() {
+        let (_dir, one, two) = pair();
+        assert!(one.take(Part::Use, Hold::Exclusive).unwrap());
+        // What a child has between fork and exec.
+        let copy = one.file.try_clone().unwrap();
+        drop(one);
+        assert!(two.take(Part::Use, Hold::Exclusive).unwrap());
+        drop(copy);
     }
 
     #[test]

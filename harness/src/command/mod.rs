@@ -38,6 +38,11 @@ pub(crate) fn list() -> Result<Exit, CommandError> {
         let expect = scenario.expect.describe();
         print(&format!("{:<34} expects {expect:<36} {}\n", builtin.name, scenario.claim))?;
     }
+    for builtin in builtin::POWER_CANARIES {
+        let power = builtin.load_power()?;
+        let expect = power.expect.describe();
+        print(&format!("{:<34} expects {expect:<36} {}\n", builtin.name, power.claim))?;
+    }
     Ok(Exit::AsExpected)
 }
 

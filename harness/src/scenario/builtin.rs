@@ -100,4 +100,22 @@ mod tests {
             assert!(!builtin.load().unwrap().canary, "{}", builtin.name);
         }
     }
+
+    #[test]
+    fn every_control_of_power_loss_of_the_folder_is_built_in_and_reads_as_one() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/power");
+        let mut canaries = BTreeSet::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let power = power::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            if power.canary {
+                canaries.insert(format!("power/{}", path.file_stem().unwrap().to_string_lossy()));
+            }
+        }
+        let names = POWER_CANARIES.iter().map(|builtin| builtin.name.to_owned());
+        assert_eq!(names.collect::<BTreeSet<_>>(), canaries);
+        for builtin in POWER_CANARIES {
+            assert!(builtin.load_power().unwrap().canary, "{}", builtin.name);
+        }
+    }
 }

@@ -88,7 +88,7 @@ fn a_budget_repeats_with_fresh_seeds_and_junit_has_a_case_for_each() {
 }
 
 #[test]
-fn tune_prints_a_row_for_each_setting_and_says_what_kills_cannot_tell() {
+fn tune_prints_latency_and_loss_of_each_setting_and_recommends_one() {
     let file = scenario(&[
         ("any-moment = 1\ntransaction = 1\ncommit = 1\n", ""),
         ("graceful-every = 4", "graceful-every = 0"),
@@ -96,7 +96,9 @@ fn tune_prints_a_row_for_each_setting_and_says_what_kills_cannot_tell() {
         ("run-ms = [4, 12]", "run-ms = [60, 60]"),
     ]);
     let out = file.beside("out");
-    let done = run(&["tune", file.path(), "--budget", "2s", "--out", &out]);
+    let budgets = ["--loss-budget", "0", "--latency-budget", "p99=60s"];
+    let arguments = ["tune", file.path(), "--budget", "2s", "--out", &out];
+    let done = run(&[&arguments[..], &budgets[..]].concat());
     assert_eq!(done.code, 0, "{}", done.stderr);
     let report = report(&out);
     assert_eq!(report.configs.len(), 2);
@@ -105,13 +107,20 @@ fn tune_prints_a_row_for_each_setting_and_says_what_kills_cannot_tell() {
         assert!(config.commit_us.p50 <= config.commit_us.p99, "{config:?}");
         assert_eq!(config.lost, 0);
         assert!(config.lost_share_upper_95 > 0.0 && config.lost_share_upper_95 < 1.0);
-        assert_eq!(config.power_loss, "not measured");
+        let loss = config.power.as_ref().expect("each row is recorded and cut");
+        assert!(loss.states > 100, "{config:?}");
+        assert_eq!(loss.corrupt_states + loss.not_a_prefix_states + loss.power_acks_lost, 0);
     }
     // NORMAL leaves the fsync of a commit to the checkpoint, FULL does not.
     assert!(report.configs[0].fsyncs_per_commit < 0.9, "{:?}", report.configs[0]);
     assert!(report.configs[1].fsyncs_per_commit >= 0.99, "{:?}", report.configs[1]);
     assert!(done.stdout.contains("Kills cannot tell the levels apart"), "{}", done.stdout);
-    assert!(done.stdout.contains("not measured"), "{}", done.stdout);
+    let lost = |row: usize| report.configs[row].power.as_ref().unwrap().loss_commits.max;
+    assert!(lost(0) > 0.0 && lost(1) == 0.0, "{:?}", report.configs);
+    assert!(done.stdout.contains("Recommended: full+0+owner"), "{}", done.stdout);
+    assert!(done.stdout.contains("PRAGMA synchronous = FULL;"), "{}", done.stdout);
+    let svg = std::fs::read_to_string(format!("{out}/pareto.svg")).unwrap();
+    assert_eq!(svg.matches("<circle").count(), 2);
 }
 
 #[test]

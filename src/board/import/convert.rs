@@ -23,7 +23,7 @@ use crate::board::note::NewAttachment;
 use crate::board::process::Process;
 use crate::board::run::RunOutcome;
 use crate::board::sql::kanban::{self, Row};
-use crate::board::sql::{ImportedRun, ImportedTask};
+use crate::board::sql::{ImportedRun, ImportedTask, Looked};
 use crate::board::subscription::{Delivery, NewSubscription, StartAt};
 use crate::board::task::{Status, TaskId, Workspace};
 use crate::error::{Result, StoreError};
@@ -188,7 +188,7 @@ pub(super) fn convert(from: &Path) -> Result<Converted> {
     Ok(Converted { report, tasks, links, runs, events, comments, attachments, subscriptions })
 }
 
-fn read(from: &Path) -> rusqlite::Result<Option<Tables>> {
+fn read(from: &Path) -> Looked<Option<Tables>> {
     let conn = kanban::open(from)?;
     let (Some(tasks), Some(events)) = (
         kanban::rows(&conn, "tasks", "created_at, rowid")?,

@@ -32,6 +32,9 @@ use crate::board::task::TaskId;
 use crate::board::{CommitSeq, OpKey};
 use crate::sqlite::chain::Entry;
 
+/// What a look or a statement gave, or why the database could not answer.
+pub(super) type Looked<T> = rusqlite::Result<T>;
+
 /// One transaction, or one look, by that connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tx<'a> {

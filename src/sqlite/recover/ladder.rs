@@ -139,9 +139,10 @@ fn salvage(
         .collect();
     let conn = rebuild::make(result, &schema)?;
     rebuild::fill(&conn, &shapes, found)?;
-    if let Some(ledger) = known.ledger {
-        drop_altered(&conn, ledger)?;
-    }
+    let commits_unverified = match known.ledger {
+        Some(ledger) => drop_altered(&conn, ledger)?,
+        None => 0,
+    };
     let mut rung = Rung::Salvage;
     let mut from_backup = BTreeMap::new();
     if let Some(backup) = backup {
@@ -186,14 +187,16 @@ fn salvage(
         anchored,
         newest,
         commits_lost_at_the_end,
+        commits_unverified,
         kept: None,
         applied: false,
     };
     Ok(Climbed { result: result.to_owned(), recovery })
 }
 
-/// Takes out appended rows and commits that are not as they were written: they count as lost.
-fn drop_altered(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<()> {
+/// Takes out appended rows and commits that are not as they were written: they count as lost. Gives
+/// the number of commits of which that cannot be told.
+fn drop_altered(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<u64> {
     let mut drop_commit = conn.prepare(ledger.drop_commit)?;
     for seq in verify::altered_commits(conn, ledger)? {
         drop_commit.execute([seq])?;
@@ -204,7 +207,17 @@ fn drop_altered(conn: &Connection, ledger: &Ledger) -> rusqlite::Result<()> {
     for key in altered {
         delete.execute([key])?;
     }
-    Ok(())
+    let numbers: Vec<i64> = conn
+        .prepare(ledger.commits)?
+        .query_map([0], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let mut before = 0;
+    let after_a_gap = numbers.into_iter().filter(|seq| {
+        let gap = *seq != before + 1;
+        before = *seq;
+        gap
+    });
+    Ok(after_a_gap.count() as u64)
 }
 
 /// Adds the rows whose keys are not there yet.
@@ -295,6 +308,7 @@ fn describe(
         anchored,
         newest,
         commits_lost_at_the_end: lost_at_the_end(anchored, newest),
+        commits_unverified: 0,
         kept: None,
         applied: false,
     })

@@ -150,6 +150,9 @@ pub struct Recovery {
     pub newest: Option<Head>,
     /// Commits after the newest one that was saved, up to the anchored one. They are lost.
     pub commits_lost_at_the_end: u64,
+    /// Commits that were saved and cannot be compared with what was written, for the one before
+    /// each of them is lost.
+    pub commits_unverified: u64,
     /// Where the damaged files are kept; `None`: nothing was changed.
     pub kept: Option<PathBuf>,
     /// Whether the result was put in the place of the damaged database.

@@ -8,7 +8,7 @@ use crate::history::Line;
 use crate::run::engine::Engines;
 use crate::run::error::RunError;
 use crate::run::exec::ACK_FD;
-use crate::run::sweep::{self, with_suffix};
+use crate::run::sweep;
 use crate::run::trace::{
     Command, Databases, Exit, FdUse, FileId, Options, ProcessId, Run, RunEnd, Supervisor,
 };
@@ -112,11 +112,7 @@ impl Stage {
         // Names as the kernel has them: the supervisor knows files by where they lie.
         let dir = dir.canonicalize().map_err(place(&dir))?;
         let file = dir.join("board.db");
-        std::fs::write(&file, &prepared.database).map_err(place(&file))?;
-        if let Some(wal) = &prepared.wal {
-            let log = with_suffix(&file, "-wal");
-            std::fs::write(&log, wal).map_err(place(&log))?;
-        }
+        prepared.put(&file)?;
         add_ballast(&file, script.ballast_pages)?;
         Ok(Self { prepared, file, dir })
     }

@@ -46,8 +46,8 @@ const CALLS: CallSet = CallSet::FAULTS.with(CallKind::Sleep);
 /// What every strike starts from.
 #[derive(Debug)]
 pub struct Prepared {
-    pub(super) database: Vec<u8>,
-    pub(super) wal: Option<Vec<u8>>,
+    /// By the ending of its name: the database, its WAL, and what the store keeps beside them.
+    files: Vec<(&'static str, Vec<u8>)>,
     pub(super) probe: Probe,
     /// The plan of what was done before, and what was seen of it.
     pub before: (CyclePlan, Vec<Line>),
@@ -151,19 +151,31 @@ pub fn prepare(
     let before = cycle_of(0, vec![first]);
     let lines = lane.cycle(&before)?;
     let Some(there) = lane.database.as_ref() else { return Err(RunError::NoDatabase) };
-    let database =
-        std::fs::read(&there.file).map_err(|source| RunError::place(&there.file, source))?;
-    let log = with_suffix(&there.file, "-wal");
-    let wal = match std::fs::read(&log) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(RunError::place(&log, error)),
-    };
+    let mut files = Vec::new();
+    // Not the -shm: that is made anew by whoever opens the database first.
+    for suffix in ["", "-wal", "-journal", "-lock", "-anchor"] {
+        let path = with_suffix(&there.file, suffix);
+        match std::fs::read(&path) {
+            Ok(bytes) => files.push((suffix, bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(RunError::place(&path, error)),
+        }
+    }
     let probe = there.probe.clone();
     let writers = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
     let plan = cycle_of(1, writers.collect());
     lane.discard()?;
-    Ok(Prepared { database, wal, probe, before: (before, lines), plan, engine })
+    Ok(Prepared { files, probe, before: (before, lines), plan, engine })
+}
+
+impl Prepared {
+    /// Writes the files, under the name of the database `file`.
+    pub(super) fn put(&self, file: &Path) -> Result<(), RunError> {
+        self.files.iter().try_for_each(|(suffix, bytes)| {
+            let path = with_suffix(file, suffix);
+            std::fs::write(&path, bytes).map_err(|source| RunError::place(&path, source))
+        })
+    }
 }
 
 /// One thread's place to strike in.
@@ -273,14 +285,7 @@ impl<'a> Range<'a> {
         for suffix in ["-wal", "-shm", "-journal", "-lock", "-anchor"] {
             super::probe::remove(&with_suffix(&self.file, suffix))?;
         }
-        let put = |path: &Path, bytes: &[u8]| {
-            std::fs::write(path, bytes).map_err(|source| RunError::place(path, source))
-        };
-        put(&self.file, &self.prepared.database)?;
-        if let Some(wal) = &self.prepared.wal {
-            put(&with_suffix(&self.file, "-wal"), wal)?;
-        }
-        Ok(())
+        self.prepared.put(&self.file)
     }
 
     fn supervise(

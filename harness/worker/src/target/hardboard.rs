@@ -4,6 +4,7 @@ use super::{Done, Failure, Op, Target};
 use crate::ledger::{Effective, Reason};
 use crate::wire;
 use hardboard::sqlite::checkpoint::Mode;
+use hardboard::sqlite::engine::Engine;
 use hardboard::{
     Board, Commit, Durability, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome,
     StoreError, TaskId,
@@ -21,6 +22,8 @@ pub(super) fn open(
         wal_autocheckpoint_pages: life.settings.wal_autocheckpoint,
         busy_timeout: Duration::from_millis(life.shape.busy_timeout_ms.into()),
         vfs: Some(super::vfs()),
+        // Whoever chose the engine of a run by name has accepted it.
+        accept_engine: Some(Engine::loaded().to_string()),
         ..Options::default()
     };
     let board = if create { Board::create(path, &options) } else { Board::open(path, &options) };
