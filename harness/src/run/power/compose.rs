@@ -154,6 +154,7 @@ fn compose_file(inode: &Inode, choice: &FileChoice, part: Part, disk: &mut Disk)
             } else {
                 kept.exceptions_alone(inode, layer);
             }
+            let size_at = size_at.filter(|_| lost_beyond_end.is_some());
             if let Some(size) = size_at.filter(|size| *size < layer.len()) {
                 layer.truncate(size.max(inode.durable.len()));
             }
