@@ -186,7 +186,7 @@ impl Bench<'_> {
                 engines: self.engines,
                 interrupted: self.interrupted,
             };
-            settings.push(self.setting(&asked, *setting, &dir, &mut gathered)?);
+            settings.push(Self::setting(&asked, *setting, &dir, &mut gathered)?);
         }
         if self.interrupted.load(Ordering::Relaxed) {
             gathered.find(FindingKind::Interrupted, 1, || "stopped before the last cut".into());
@@ -222,7 +222,6 @@ impl Bench<'_> {
     }
 
     fn setting(
-        &self,
         asked: &Asked<'_>,
         setting: Setting,
         dir: &Path,
@@ -240,7 +239,7 @@ impl Bench<'_> {
             for profile in seen.impossible {
                 *impossible.entry(profile.to_string()).or_default() += 1;
                 gathered.find(FindingKind::ImpossibleInModel, 1, || {
-                    format!("{place}: the files left are impossible in the model {profile}")
+                    format!("{place}: no choice of the model {profile} leaves these files")
                 });
             }
         })?;
@@ -270,12 +269,12 @@ impl Bench<'_> {
                 *gathered.by_kind.entry(kind).or_default() += count;
             }
         }
-        if tried.flushes == 0 || tried.between == 0 {
+        if tried.flushes == 0 || tried.lossy == 0 {
             gathered.find(FindingKind::FaultNotDelivered, 1, || {
                 format!(
-                    "{} flushes reached the disk, {} states were neither all nor nothing: nothing \
-                     was put to the test",
-                    tried.flushes, tried.between
+                    "{} flushes reached the disk, and {} states had lost anything: nothing was put \
+                     to the test",
+                    tried.flushes, tried.lossy
                 )
             });
         }
@@ -302,8 +301,9 @@ fn real(tried: &Tried, impossible: BTreeMap<String, u64>) -> Real {
         block_writes: tried.block_writes,
         flushes: tried.flushes,
         cuts: tried.cuts,
+        lossy: tried.lossy,
         between: tried.between,
-        unmountable: tried.unmountable,
+        unusable: tried.unusable,
         impossible,
     }
 }

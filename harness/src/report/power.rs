@@ -125,11 +125,12 @@ pub struct Real {
     pub flushes: u64,
     /// Cuts: each disk was mounted.
     pub cuts: u64,
-    /// States of the database's files that were neither all that was written nor all that was
-    /// synced.
+    /// States of the database's files in which something that had been written is gone.
+    pub lossy: u64,
+    /// Of those: what is not just all that was synced.
     pub between: u64,
-    /// Cuts after which the file system could not be mounted.
-    pub unmountable: u64,
+    /// Cuts after which the file system could not be mounted or read.
+    pub unusable: u64,
     /// Cuts whose files the model cannot leave, by its name.
     pub impossible: BTreeMap<String, u64>,
 }
@@ -141,9 +142,10 @@ impl Real {
         let impossible =
             if impossible.is_empty() { "none".to_owned() } else { impossible.join(", ") };
         format!(
-            "{} writes and {} flushes on the disk, {} cuts mounted, {} states between all and \
-             nothing, {} not to be mounted; impossible in the models: {impossible}",
-            self.block_writes, self.flushes, self.cuts, self.between, self.unmountable
+            "{} writes and {} flushes on the disk, {} cuts mounted; {} states had lost something, \
+             {} of them not just all that was unsynced; {} file systems beyond recovery; \
+             impossible in the models: {impossible}",
+            self.block_writes, self.flushes, self.cuts, self.lossy, self.between, self.unusable
         )
     }
 }

@@ -21,6 +21,8 @@ mod ending;
 mod main_job;
 /// What a power cut could leave, small.
 mod power;
+/// Power cuts under a real file system.
+mod real_fs;
 /// The committed results are what the repository makes.
 mod results;
 /// A script struck at every point.

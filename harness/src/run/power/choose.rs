@@ -5,6 +5,7 @@
 //! choice made here is one that the profile allows.
 
 use super::compose::{Choice, FileChoice, Filler, Most, Units, Versions, units_of};
+use super::image::BLOCK;
 use super::model::{Change, Inode, Model};
 use crate::plan::Stream;
 use crate::scenario::power::Profile;
@@ -94,13 +95,14 @@ fn subset(model: &Model<'_>, row: &[(usize, usize)], keeps: impl Fn(usize) -> bo
                     Versions { older, newer: older, sectors: Units::None }
                 };
                 let exceptions = blocks.into_iter().map(|block| (block, version(block))).collect();
-                FileChoice::Blocks { most, exceptions }
+                FileChoice::Blocks { most, exceptions, size: None }
             }
             (_, false) => FileChoice::Writes {
                 most,
                 exceptions,
                 unit_bytes: unit_bytes(model.profile),
                 lost_beyond_end: None,
+                size_at: None,
                 damaged: Vec::new(),
             },
         };
@@ -169,7 +171,8 @@ pub(super) fn random(model: &Model<'_>, chance: &mut Stream) -> Choice {
             };
             let exceptions =
                 blocks.into_iter().map(|block| (block, version(block, chance))).collect();
-            FileChoice::Blocks { most, exceptions }
+            let size = (chance.within([0, 1]) == 0).then(|| on_the_way(inode, chance));
+            FileChoice::Blocks { most, exceptions, size }
         } else {
             writes(model.profile, inode, most, picked, chance)
         };
@@ -207,6 +210,12 @@ fn writes(
         1 => Some(Filler::Garbage(chance.bits())),
         _ => None,
     };
+    // Sizes are set block by block: it may have stopped within what was written.
+    let size_at = (lost_beyond_end.is_some() && chance.within([0, 1]) == 0).then(|| {
+        let (from, to) = (inode.durable.len(), inode.now.len().max(inode.durable.len()));
+        let blocks = u32::try_from((to - from) / BLOCK).unwrap_or(u32::MAX);
+        ((from / BLOCK + 1 + u64::from(chance.within([0, blocks]))) * BLOCK).min(to)
+    });
     let mut damaged = Vec::new();
     if profile == Profile::NoPsow {
         let last = u32::try_from(inode.pending.len() - 1).unwrap_or(u32::MAX);
@@ -214,7 +223,22 @@ fn writes(
             damaged.push((chance.within([0, last]) as usize, chance.bits()));
         }
     }
-    FileChoice::Writes { most, exceptions, unit_bytes, lost_beyond_end, damaged }
+    FileChoice::Writes { most, exceptions, unit_bytes, lost_beyond_end, size_at, damaged }
+}
+
+/// A length that a file had since its last sync, or would have had at a block's end.
+fn on_the_way(inode: &Inode, chance: &mut Stream) -> u64 {
+    let last = u32::try_from(inode.pending.len()).unwrap_or(u32::MAX);
+    let many = chance.within([0, last]) as usize;
+    let mut bytes = inode.durable.len();
+    for change in &inode.pending[..many] {
+        bytes = match change {
+            Change::Write(offset, written) => bytes.max(offset + written.len() as u64),
+            Change::Truncate(to) => *to,
+            Change::Grow(to) => bytes.max(*to),
+        };
+    }
+    if chance.within([0, 2]) == 0 { bytes.next_multiple_of(BLOCK) } else { bytes }
 }
 
 /// How a write of so many units is torn.

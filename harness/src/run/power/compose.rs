@@ -68,11 +68,20 @@ pub(super) enum FileChoice {
         unit_bytes: u64,
         /// The size has grown though the bytes are lost: what they are then.
         lost_beyond_end: Option<Filler>,
+        /// The size has grown no further than this.
+        size_at: Option<u64>,
         /// Sectors of 4 KiB of these changes are garbage, whole.
         damaged: Vec<(usize, u64)>,
     },
     /// By blocks of the page cache.
-    Blocks { most: Most, exceptions: Vec<(usize, Versions)> },
+    Blocks {
+        most: Most,
+        exceptions: Vec<(usize, Versions)>,
+        /// The size, where it is not today's as far as the last block goes that is there: one that
+        /// the file had on its way. It may run ahead of the bytes within a block that has its place
+        /// on the disk already, and lag behind them, as was seen on ext4.
+        size: Option<u64>,
+    },
 }
 
 /// Bytes that nobody wrote.
@@ -136,12 +145,18 @@ fn compose_file(inode: &Inode, choice: &FileChoice, part: Part, disk: &mut Disk)
     let Some(layer) = disk.file(part) else { return };
     match choice {
         FileChoice::Whole(_) => {}
-        FileChoice::Writes { exceptions, unit_bytes, lost_beyond_end, damaged, .. } => {
+        FileChoice::Writes {
+            exceptions, unit_bytes, lost_beyond_end, size_at, damaged, ..
+        } => {
             let kept = Kept { most, exceptions, unit_bytes: *unit_bytes, filler: *lost_beyond_end };
             if one_by_one {
                 kept.all_in_order(inode, layer);
             } else {
                 kept.exceptions_alone(inode, layer);
+            }
+            let size_at = size_at.filter(|_| lost_beyond_end.is_some());
+            if let Some(size) = size_at.filter(|size| *size < layer.len()) {
+                layer.truncate(size.max(inode.durable.len()));
             }
             for (change, seed) in damaged {
                 if let Some(change) = inode.pending.get(*change) {
@@ -149,7 +164,9 @@ fn compose_file(inode: &Inode, choice: &FileChoice, part: Part, disk: &mut Disk)
                 }
             }
         }
-        FileChoice::Blocks { exceptions, .. } => blocks(inode, most, exceptions, layer, one_by_one),
+        FileChoice::Blocks { exceptions, size, .. } => {
+            blocks(inode, (most, *size), exceptions, layer, one_by_one);
+        }
     }
 }
 
@@ -361,7 +378,7 @@ fn damage(change: &Change, seed: u64, layer: &mut Layer) {
 /// Blocks of the page cache, each in a version of its own; new blocks whole or not at all.
 fn blocks(
     inode: &Inode,
-    most: Most,
+    (most, size): (Most, Option<u64>),
     exceptions: &[(usize, Versions)],
     layer: &mut Layer,
     one_by_one: bool,
@@ -406,11 +423,15 @@ fn blocks(
         *layer.block_mut(*block) = older;
     }
     // The size reaches as far as a block that is there; it is set once its bytes are.
+    let ends_in = to_usize(inode.durable.len() / BLOCK);
+    let ahead = size.is_some() && !inode.durable.len().is_multiple_of(BLOCK);
     let there = |block: usize| {
-        exceptions
-            .iter()
-            .find(|(of, _)| *of == block)
-            .map_or(most == Most::Kept, |(_, versions)| versions.older > 0)
+        let its_place_is = ahead && block == ends_in;
+        its_place_is
+            || exceptions
+                .iter()
+                .find(|(of, _)| *of == block)
+                .map_or(most == Most::Kept, |(_, versions)| versions.older > 0)
     };
     let last = inode
         .pending
@@ -418,9 +439,10 @@ fn blocks(
         .flat_map(Change::blocks)
         .filter(|block| *block as u64 >= inode.durable.len() / BLOCK && there(*block))
         .max();
-    let end = last.map_or(inode.durable.len(), |block| {
+    let most = last.map_or(inode.durable.len(), |block| {
         inode.now.len().min((block as u64 + 1) * BLOCK).max(inode.durable.len())
     });
+    let end = size.map_or(most, |size| size.clamp(inode.durable.len(), most));
     if !one_by_one {
         layer.truncate(end);
     }

@@ -1,7 +1,9 @@
 //! A disk that remembers: every write and flush it was given, and what a power cut leaves of them.
 //!
 //! Pure data. Its cache is volatile: a flush makes all writes before it safe, and of those after the
-//! last flush a cut keeps any, each torn at any sector. That is all that a disk promises.
+//! last flush a cut keeps any, each torn at any physical sector of 4 KiB. That is all that a disk
+//! promises. Smaller sectors are for the models: torn at 512 bytes even the superblock of ext4, whose
+//! checksum lies in another sector than what it covers, may be beyond recovery, as was seen here.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 /// Content is kept in pieces of this many bytes, shared by all images that have them alike.
 const CHUNK: usize = 4096;
 /// Where a write may be torn.
-pub(super) const SECTOR: usize = 512;
+const SECTOR: usize = 4096;
 
 /// The content of a disk.
 #[derive(Clone, Debug, Default)]
@@ -135,10 +137,14 @@ impl Disk {
             Event::Flush | Event::Mark(_) => None,
         });
         for ((offset, bytes), keep) in open.zip(&cut.keep) {
-            for (sector, part) in bytes.chunks(SECTOR).enumerate() {
+            let (mut at, mut rest, mut sector) = (offset, &bytes[..], 0);
+            while !rest.is_empty() {
+                let within = usize::try_from(at % SECTOR as u64).unwrap_or(0);
+                let (part, more) = rest.split_at((SECTOR - within).min(rest.len()));
                 if keep >> (sector % 64) & 1 == 1 {
-                    image.write(offset + (sector * SECTOR) as u64, part);
+                    image.write(at, part);
                 }
+                (at, rest, sector) = (at + part.len() as u64, more, sector + 1);
             }
         }
         image
@@ -158,12 +164,12 @@ mod tests {
     /// Two writes, a flush, two more.
     fn disk() -> Disk {
         let mut disk = Disk::default();
-        disk.write(0, &[1; 1024]);
-        disk.write(4000, &[2; 512]);
+        disk.write(2048, &[1; 4096]);
+        disk.write(9000, &[2; 512]);
         disk.note(Event::Flush);
         disk.note(Event::Mark(7));
-        disk.write(0, &[3; 1024]);
-        disk.write(4000, &[4; 512]);
+        disk.write(2048, &[3; 4096]);
+        disk.write(9000, &[4; 512]);
         disk
     }
 
@@ -174,7 +180,7 @@ mod tests {
     #[test]
     fn what_was_flushed_is_kept_and_what_was_not_only_if_it_is_chosen() {
         let mut disk = disk();
-        let seen = |image: &Image| [byte(image, 0), byte(image, 512), byte(image, 4100)];
+        let seen = |image: &Image| [byte(image, 2048), byte(image, 4096), byte(image, 9100)];
         assert_eq!(seen(&disk.after(&cut(6, &[]))), [1, 1, 2]);
         assert_eq!(seen(&disk.after(&cut(6, &[0, u64::MAX]))), [1, 1, 4]);
         assert_eq!(seen(&disk.after(&cut(6, &[0b10, 0]))), [1, 3, 2]);
@@ -188,7 +194,7 @@ mod tests {
     fn lying_disk_loses_what_it_said_was_flushed() {
         let lying = BlockCut { events: 6, keep: vec![0, u64::MAX], lying_events: 6 };
         let image = disk().after(&lying);
-        assert_eq!([byte(&image, 0), byte(&image, 4100)], [0, 2]);
+        assert_eq!([byte(&image, 2048), byte(&image, 9100)], [0, 2]);
     }
 
     #[test]

@@ -70,8 +70,7 @@ impl FileSystem {
                 "-E",
                 "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
             ]),
-            Self::Xfs => command.args(["-q", "-f", "-K"]),
-            Self::Btrfs => command.args(["-q", "-f", "-K"]),
+            Self::Xfs | Self::Btrfs => command.args(["-q", "-f", "-K"]),
         };
         command
     }

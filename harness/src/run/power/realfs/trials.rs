@@ -7,19 +7,19 @@ use super::super::recording::Recording;
 use super::super::recover;
 use super::super::vfs::{self, Part};
 use super::super::victims::record_watched;
-use super::super::witness::{Left, admits};
+use super::super::witness::{Left, can_make};
 use super::super::{Options, Sink, explore};
 use super::FileSystem;
 use super::disk::{BlockCut, Told};
-use super::volume::Stand;
+use super::volume::{Mounted, Stand};
 use crate::history::power::{Course, Cut, Found};
 use crate::plan::Stream;
 use crate::run::Engines;
 use crate::run::error::RunError;
 use crate::scenario::Setting;
 use crate::scenario::power::{Profile, Script};
-use std::collections::HashMap;
-use std::io::Write as _;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Of so many entries after one the kernel is asked to begin writing a file back, as it does by
 /// itself in a run that takes longer.
 const WRITE_BACK_EVERY: u32 = 7;
+/// So much of what happened to a lying disk it may have kept to itself, flushes and marks included.
+const LYING_EVENTS: usize = 400;
 /// Where the database lies on the volume.
 const PLACE: &str = "work";
 
@@ -66,9 +68,12 @@ pub struct Tried {
     pub cuts: u64,
     /// Different files left, the database and what is beside it.
     pub states: u64,
-    /// Cuts after which the file system could not be mounted.
-    pub unmountable: u64,
-    /// Of the different states: what is neither all that was written nor all that was synced.
+    /// Cuts after which the file system could not be mounted or read.
+    pub unusable: u64,
+    /// Of these, told apart by the call that was the last: those in which something that had been
+    /// written is gone.
+    pub lossy: u64,
+    /// Of those: what is not just all that was synced.
     pub between: u64,
 }
 
@@ -79,8 +84,6 @@ pub struct Seen<'a> {
     pub cut: Cut<'a>,
     /// Profiles in which this state is impossible.
     pub impossible: &'a [Profile],
-    /// Why the file system could not be mounted, if it could not.
-    pub unmountable: Option<String>,
 }
 
 /// Records a run on a new file system and tries cuts; `take` is told of each, with its place.
@@ -190,15 +193,25 @@ fn plan(asked: &Asked<'_>, log: &[Told], within: std::ops::Range<usize>) -> Vec<
         let pick = u32::try_from(open.len() - 1).unwrap_or(u32::MAX);
         let (events, writes) = &open[chance.within([0, pick]) as usize];
         let mut cut = BlockCut { events: *events, keep: Vec::new(), lying_events: 0 };
-        let writes = if asked.lying { 200 } else { writes.len() };
-        if asked.lying {
-            cut.lying_events = 400;
-        }
-        cut.keep = keep(writes, &mut chance);
+        cut.keep = if asked.lying {
+            cut.lying_events = LYING_EVENTS;
+            keep_of_lying(&mut chance)
+        } else {
+            keep(writes.len(), &mut chance)
+        };
         cuts.push(cut);
     }
     cuts.sort_by_key(|cut| cut.events);
     cuts
+}
+
+/// The same of a disk that lies: it stopped to write some time ago, or has written anything.
+fn keep_of_lying(chance: &mut Stream) -> Vec<u64> {
+    let most = u32::try_from(LYING_EVENTS).unwrap_or(u32::MAX);
+    if chance.within([0, 2]) > 0 {
+        return vec![u64::MAX; chance.within([0, most / 2]) as usize];
+    }
+    keep(LYING_EVENTS, chance)
 }
 
 /// Of so many writes in their order, which sectors are kept.
@@ -209,8 +222,8 @@ fn keep(writes: usize, chance: &mut Stream) -> Vec<u64> {
         // All but one.
         1 => {
             let last = u32::try_from(writes.saturating_sub(1)).unwrap_or(u32::MAX);
-            let lost = chance.within([0, last]) as usize;
-            (0..writes).map(|index| if index == lost { 0 } else { u64::MAX }).collect()
+            let missing = chance.within([0, last]) as usize;
+            (0..writes).map(|index| if index == missing { 0 } else { u64::MAX }).collect()
         }
         // Any.
         2 => (0..writes).map(|_| if chance.within([0, 1]) == 0 { 0 } else { u64::MAX }).collect(),
@@ -226,6 +239,9 @@ impl Sink for Nothing {
     fn take(&mut self, _: &Cut<'_>, _: &dyn Fn() -> String) {}
 }
 
+/// What recovery gave, and the profiles in which the state is impossible.
+type Known = (Arc<Found>, Vec<Profile>);
+
 struct Trials<'a> {
     asked: &'a Asked<'a>,
     recording: &'a Recording,
@@ -234,8 +250,8 @@ struct Trials<'a> {
     /// The content's number by its digest.
     numbers: HashMap<[u8; 32], usize>,
     /// What is known of files that were seen before, at the same cut.
-    known: HashMap<([u8; 32], usize), (Arc<Found>, Vec<Profile>)>,
-    states: std::collections::HashSet<[u8; 32]>,
+    known: HashMap<([u8; 32], usize), Known>,
+    states: HashSet<[u8; 32]>,
     /// Models as far as the cuts have come, one a profile.
     models: Vec<Model<'a>>,
     tried: Tried,
@@ -271,7 +287,7 @@ impl<'a> Trials<'a> {
             course,
             numbers,
             known: HashMap::new(),
-            states: std::collections::HashSet::new(),
+            states: HashSet::new(),
             models,
             tried: Tried::default(),
         })
@@ -293,14 +309,16 @@ impl<'a> Trials<'a> {
             self.recording.describe(mark),
             cut.keep.len()
         );
-        let left = match self.stand.cut(cut)? {
-            Ok(mounted) => read(&mounted.at().join(PLACE).join("recorded"), self.recording)?,
+        let read =
+            |mounted: Mounted| read(&mounted.at().join(PLACE).join("recorded"), self.recording);
+        // Whether it refuses the mount or the reading: it could not recover.
+        let left = match self.stand.cut(cut)?.and_then(read) {
+            Ok(left) => left,
             Err(error) => {
-                self.tried.unmountable += 1;
+                self.tried.unusable += 1;
                 let found = Found::Unreadable(format!("the file system: {error}"));
                 let cut = Cut { at, all_lost: false, found: &found };
-                let seen = Seen { cut, impossible: &[], unmountable: Some(error.to_string()) };
-                take(&self.course, &seen, &place);
+                take(&self.course, &Seen { cut, impossible: &[] }, &place);
                 return Ok(());
             }
         };
@@ -314,26 +332,26 @@ impl<'a> Trials<'a> {
         }
         let (found, impossible) = &self.known[&(digest, mark)];
         let cut = Cut { at, all_lost: false, found };
-        take(&self.course, &Seen { cut, impossible, unmountable: None }, &place);
+        take(&self.course, &Seen { cut, impossible }, &place);
         Ok(())
     }
 
     /// Profiles that allow these files neither before nor after the call that was under way.
     fn impossible(&mut self, left: &Left, mark: usize) -> Vec<Profile> {
         let mut impossible = Vec::new();
-        let mut between = true;
+        let (mut lossy, mut between) = (true, true);
         for model in &mut self.models {
             model.advance_to(mark);
             let mut next = model.clone();
             next.advance();
-            if !admits(model, left) && !admits(&next, left) {
+            if !can_make(model, left) && !can_make(&next, left) {
                 impossible.push(model.profile);
             }
-            for most in [Most::Kept, Most::Lost] {
-                between &= whole(model, most) != *left;
-            }
+            lossy &= whole(model, Most::Kept) != *left;
+            between &= whole(model, Most::Lost) != *left;
         }
-        self.tried.between += u64::from(between);
+        self.tried.lossy += u64::from(lossy);
+        self.tried.between += u64::from(lossy && between);
         impossible
     }
 
@@ -390,14 +408,14 @@ fn put(left: &Left) {
     });
 }
 
-fn read(dir: &Path, recording: &Recording) -> Result<Left, RunError> {
+fn read(dir: &Path, recording: &Recording) -> io::Result<Left> {
     let mut left: Left = [None, None, None];
     for (part, bytes) in Part::ALL.into_iter().zip(&mut left) {
         let path = dir.join(format!("{}{}", recording.header.database, part.suffix()));
         match std::fs::read(&path) {
             Ok(content) => *bytes = Some(content),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(RunError::place(&path, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(left)
