@@ -7,6 +7,7 @@
 //! In: a [`Scenario`] and a seed. Out: one [`CyclePlan`] after another.
 //! Not here: what really happened, which is `history`.
 
+pub mod schedule;
 mod stream;
 
 pub use stream::{Stream, round_seed};

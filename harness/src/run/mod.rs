@@ -11,6 +11,7 @@ pub mod exec;
 mod kill;
 pub mod machine;
 mod probe;
+pub mod schedule;
 mod supervise;
 pub mod sweep;
 pub mod trace;

@@ -9,6 +9,7 @@
 pub mod builtin;
 mod check;
 mod load;
+pub mod schedule;
 pub mod sweep;
 
 pub use load::{ScenarioError, load, parse};

@@ -309,18 +309,19 @@ impl Writer<'_> {
                     drop(self.send(&Op::Complete { task, token, result: &result }));
                     token = 0;
                 }
-                Step::Checkpoint => self.checkpoint_once(),
+                Step::Checkpoint => self.checkpoint_once("PASSIVE"),
+                Step::CheckpointFull => self.checkpoint_once("FULL"),
+                Step::CheckpointRestart => self.checkpoint_once("RESTART"),
+                Step::CheckpointTruncate => self.checkpoint_once("TRUNCATE"),
             }
         }
         End::Drained
     }
 
     /// What a checkpoint that fails leaves undone is left to the next.
-    fn checkpoint_once(&self) {
-        let done =
-            self.target
-                .connection()
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0));
+    fn checkpoint_once(&self, mode: &str) {
+        let pragma = format!("PRAGMA wal_checkpoint({mode})");
+        let done = self.target.connection().query_row(&pragma, [], |row| row.get::<_, i64>(0));
         if let Err(error) = done {
             self.slot.set_message(&format!("checkpoint: {error}"));
         }

@@ -82,7 +82,7 @@ pub struct Life {
 }
 
 /// One step of a script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Creates a task.
@@ -97,6 +97,12 @@ pub enum Step {
     Complete,
     /// Checkpoints as far as it can be done without waiting.
     Checkpoint,
+    /// Waits for the writer, and checkpoints everything.
+    CheckpointFull,
+    /// The same, and has the next writer begin the WAL anew.
+    CheckpointRestart,
+    /// The same, and cuts the WAL to nothing.
+    CheckpointTruncate,
 }
 
 /// What a process does until it is killed or told to drain.

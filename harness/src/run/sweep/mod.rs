@@ -287,7 +287,7 @@ fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Runs the calling thread on one processor. That it may not is no failure: it is only slower.
-fn pin(cpu: usize) {
+pub(super) fn pin(cpu: usize) {
     let mut set = nix::sched::CpuSet::new();
     if set.set(cpu).is_ok() {
         let this_thread = nix::unistd::Pid::from_raw(0);

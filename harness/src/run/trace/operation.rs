@@ -114,6 +114,8 @@ pub enum Operation {
     Sleep,
     /// `io_uring_setup`.
     Ring,
+    /// What is answered in a made-up [`World`](super::World): randomness, time, numbers.
+    World,
     /// `sendfile`, `copy_file_range`, `splice`, `ioctl(FICLONE)`.
     Copy { from: i32, to: i32 },
 }
@@ -181,7 +183,15 @@ impl Operation {
                 Self::Map { fd: fd(e), offset: f, length: b, writable }
             }
             Sys::Munmap => Self::Unmap { address: a, length: b },
+            Sys::Flock => Self::Lock { fd: fd(a), lock: whole_file(low(b).cast_signed()) },
             Sys::Nanosleep | Sys::ClockNanosleep => Self::Sleep,
+            Sys::Getrandom
+            | Sys::ClockGettime
+            | Sys::Gettimeofday
+            | Sys::Time
+            | Sys::Getpid
+            | Sys::Gettid
+            | Sys::Getppid => Self::World,
             Sys::IoUringSetup => Self::Ring,
             Sys::Sendfile => Self::Copy { from: fd(b), to: fd(a) },
             Sys::CopyFileRange | Sys::Splice => Self::Copy { from: fd(a), to: fd(c) },
@@ -224,6 +234,7 @@ impl Operation {
             | Self::Link { .. }
             | Self::Unmap { .. }
             | Self::Ring
+            | Self::World
             | Self::Sleep => None,
         }
     }
@@ -295,6 +306,17 @@ fn lock(memory: &Memory, command: i32, address: u64) -> io::Result<LockCall> {
         start: long(8),
         length: long(16),
     })
+}
+
+/// `flock` as a lock of the open file on all of it.
+fn whole_file(operation: i32) -> LockCall {
+    let kind = match operation & !libc::LOCK_NB {
+        libc::LOCK_SH => LockKind::Shared,
+        libc::LOCK_EX => LockKind::Exclusive,
+        _ => LockKind::Unlock,
+    };
+    let waits = operation & libc::LOCK_NB == 0 && kind != LockKind::Unlock;
+    LockCall { kind, waits, of_open_file: true, whence: 0, start: 0, length: 0 }
 }
 
 /// `FICLONE` has the source as its argument, `FICLONERANGE` at the head of a structure.

@@ -41,6 +41,12 @@ impl<'a> Scene<'a> {
         self.state.processes.get(&process)?.parent
     }
 
+    /// The process of a living thread.
+    #[must_use]
+    pub fn process_of(&self, thread: ThreadId) -> Option<ProcessId> {
+        Some(self.state.threads.get(&thread)?.process)
+    }
+
     /// Who owns the record locks of a process.
     #[must_use]
     pub fn owner(&self, process: ProcessId) -> Owner {

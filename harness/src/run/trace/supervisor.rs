@@ -23,7 +23,8 @@ use super::ptrace::{self, Resume, Status, Whose};
 use super::report::{Receipt, Run, RunEnd};
 use super::scene::Scene;
 use super::state::{Activity, State};
-use super::{ProcessId, ThreadId, TraceError};
+use super::world::{self, Answers};
+use super::{CallSet, ProcessId, ThreadId, TraceError};
 
 /// How long the thread looks for news before it blocks. While a victim runs from stop to stop the
 /// news is there within this time, and a wake-up would cost more. The processor is offered to
@@ -47,6 +48,9 @@ pub struct Supervisor {
     pub(super) log: Log,
     /// Threads that the driver holds, the longest first.
     pub(super) held: Vec<Stop>,
+    /// Threads that stand still at no call, the longest first.
+    pub(super) parked: Vec<ThreadId>,
+    pub(super) answers: Option<Answers>,
     pub(super) timers: Vec<Timer>,
     /// The driver asked for the end.
     pub(super) ending: bool,
@@ -86,7 +90,12 @@ pub(super) struct Timer {
 impl Supervisor {
     /// A supervisor of the calling thread.
     pub fn new(options: Options) -> Result<Self, TraceError> {
-        let filter = filter::program(options.calls);
+        let calls = match &options.world {
+            Some(_) => options.calls.and(CallSet::WORLD),
+            None => options.calls,
+        };
+        let filter = filter::program(calls);
+        let answers = options.world.clone().map(Answers::new);
         alarm::quiet_stops();
         let alarm =
             Alarm::new().map_err(|errno| TraceError::supervise("make a timer", 0, errno))?;
@@ -94,6 +103,8 @@ impl Supervisor {
             state: State::new(options),
             log: Log::default(),
             held: Vec::new(),
+            parked: Vec::new(),
+            answers,
             timers: Vec::new(),
             ending: false,
             filter,
@@ -120,6 +131,13 @@ impl Supervisor {
         }
         let child = launch(command, &mut self.filter)?;
         let (process, thread) = (ProcessId(child), ThreadId(child));
+        if self.answers.is_some() {
+            world::hide_vdso(process).map_err(|source| TraceError::Start {
+                program: command.program.clone(),
+                step: "hide the vDSO",
+                source,
+            })?;
+        }
         self.state.add_process(process, None, self.copies, true);
         self.state.add_thread(thread, process, Activity::Starting);
         self.copies += 1;
@@ -137,14 +155,15 @@ impl Supervisor {
         self.state.started = Instant::now();
         for thread in std::mem::take(&mut self.ready) {
             driver.at_event(&Event::Started { process: ProcessId(thread.0) }, &self.scene());
-            self.resume(thread, Resume::Run, 0)?;
+            self.let_go(thread)?;
         }
+        self.choose(driver)?;
         while !self.state.threads.is_empty() {
             let status = self.next_status()?;
             if let Some((thread, status)) = status {
                 self.state.events += 1;
                 self.handle(driver, thread, status)?;
-                if !self.held.is_empty() {
+                if !(self.held.is_empty() && self.parked.is_empty()) {
                     self.last_event = Instant::now();
                 }
             }
@@ -161,11 +180,15 @@ impl Supervisor {
 
     /// The next thing that happened; `None` if it is time to look at the clock.
     fn next_status(&mut self) -> Result<Option<(ThreadId, Status)>, TraceError> {
-        if let Some(status) = wait(false)? {
+        if !self.state.options.one_at_a_time
+            && let Some(status) = wait(false)?
+        {
             return Ok(Some(status));
         }
+        // Where one runs at a time it is on this processor, if it is pinned: it runs when we block.
         let began = Instant::now();
-        while began.elapsed() < LOOKING {
+        let looks = !self.state.options.one_at_a_time;
+        while looks && began.elapsed() < LOOKING {
             // Yielding cannot fail on Linux.
             nix::sched::sched_yield().ok();
             if let Some(status) = wait(false)? {
@@ -214,13 +237,17 @@ impl Supervisor {
 
     fn choose(&mut self, driver: &mut dyn Driver) -> Result<(), TraceError> {
         self.ask_again = None;
-        while !self.held.is_empty() && self.end.is_none() && !self.ending {
+        while !(self.held.is_empty() && self.parked.is_empty())
+            && self.end.is_none()
+            && !self.ending
+        {
             let running = self.state.running();
             let quiet = self.last_event.elapsed();
-            let standing = Standing { held: &self.held, running, quiet };
+            let standing = Standing { held: &self.held, parked: &self.parked, running, quiet };
             let mut choice = driver.choose(standing, &self.scene());
             if let Choice::Release(thread, _) = choice
                 && !self.held.iter().any(|stop| stop.thread == thread)
+                && !self.parked.contains(&thread)
             {
                 choice = Choice::Wait;
             }
@@ -237,7 +264,11 @@ impl Supervisor {
                 }
                 Choice::Release(thread, decision) => {
                     let place = self.held.iter().position(|stop| stop.thread == thread);
-                    let Some(place) = place else { continue };
+                    let Some(place) = place else {
+                        self.parked.retain(|parked| *parked != thread);
+                        self.unpark(thread, decision)?;
+                        continue;
+                    };
                     let stop = self.held.remove(place);
                     let decision = match decision {
                         Decision::Hold => Decision::Continue,
@@ -307,6 +338,21 @@ impl Supervisor {
             record.activity = Activity::Running;
         }
         Ok(())
+    }
+
+    /// Lets a new thread go, or has it stand still where the driver is to say when.
+    pub(super) fn let_go(&mut self, thread: ThreadId) -> Result<(), TraceError> {
+        if !self.state.options.one_at_a_time {
+            return self.resume(thread, Resume::Run, 0);
+        }
+        self.park(thread);
+        Ok(())
+    }
+
+    /// Has a thread stand still where it is stopped.
+    pub(super) fn park(&mut self, thread: ThreadId) {
+        self.set_activity(thread, Activity::Standing);
+        self.parked.push(thread);
     }
 
     pub(super) fn set_activity(
