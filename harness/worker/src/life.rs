@@ -34,7 +34,7 @@ pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Li
 fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target>, String> {
     shim::observe(slot);
     let target = target::open(path, life, life.role == Role::Founder)?;
-    let effective = target::effective(target.connection()).map_err(|error| error.to_string())?;
+    let effective = target.effective()?;
     slot.set_effective(&effective);
     slot.set_activity(Activity::Idle);
     slot.set_ready();
@@ -316,12 +316,8 @@ impl Writer<'_> {
     }
 
     /// What a checkpoint that fails leaves undone is left to the next.
-    fn checkpoint_once(&self) {
-        let done =
-            self.target
-                .connection()
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(0));
-        if let Err(error) = done {
+    fn checkpoint_once(&mut self) {
+        if let Err(error) = self.target.checkpoint() {
             self.slot.set_message(&format!("checkpoint: {error}"));
         }
     }
@@ -379,22 +375,25 @@ impl Writer<'_> {
 
     /// Checkpoints whenever the WAL holds enough pages, and checks the answer.
     fn checkpoint(&mut self) -> End {
-        let ask = |conn: &Connection, mode: &str| -> rusqlite::Result<(i64, i64, i64)> {
-            conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
-                .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        let ask = |conn: &Connection| -> rusqlite::Result<i64> {
+            conn.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+                .query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
         };
         while !self.draining() {
-            let conn = self.target.connection();
             let enough = i64::from(self.shape().checkpoint_pages);
-            let answer = ask(conn, "NOOP").and_then(|(_, log, done)| {
-                if log - done < enough { Ok((0, log, done)) } else { ask(conn, "PASSIVE") }
-            });
+            let answer = match ask(self.target.connection()) {
+                Ok(pages) if pages < enough => Ok(None),
+                Ok(_) => self.target.checkpoint(),
+                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                    Ok(None)
+                }
+                Err(error) => Err(error.to_string()),
+            };
             match answer {
-                Ok((_, log, done)) if done > log => {
+                Ok(Some((log, done))) if done > log => {
                     return End::Broken(format!("checkpoint answered {done} of {log} frames"));
                 }
                 Ok(_) => {}
-                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {}
                 Err(error) => return End::Broken(format!("checkpoint: {error}")),
             }
             sleep(Duration::from_millis(1));

@@ -254,7 +254,7 @@ impl<'a> Range<'a> {
 
     /// Puts the files back as they were prepared.
     fn restore(&self) -> Result<(), RunError> {
-        for suffix in ["-wal", "-shm", "-journal"] {
+        for suffix in ["-wal", "-shm", "-journal", "-lock", "-anchor"] {
             super::probe::remove(&with_suffix(&self.file, suffix))?;
         }
         let put = |path: &Path, bytes: &[u8]| {
