@@ -72,6 +72,19 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
 
+    /// A file beside the database could not be opened, locked, read or written. Nothing was
+    /// written to the database.
+    #[error("cannot {during}: {}", path.display())]
+    Beside {
+        /// What was being done.
+        during: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        #[source]
+        source: std::io::Error,
+    },
+
     /// The operating system failed a read or a write. Nothing was written.
     #[error("input or output failed")]
     Io {
@@ -105,6 +118,21 @@ pub enum StoreError {
     /// says can be trusted. This call did nothing. Open the board anew.
     #[error("the connection is not to be used after a write of unknown outcome")]
     Poisoned,
+
+    /// A checkpoint gave an answer that no sound log can give: more pages copied than there are.
+    /// Acknowledged commits are out of sight, and the next checkpoint or a close by another
+    /// program would lose them. Nothing was written. Stop all processes that have the database
+    /// open, by SIGKILL if need be; a copy of the database and its `-wal`, without the `-shm`, then
+    /// has every commit, and `hardboard recover` makes it.
+    #[error("the log's index is broken ({done_pages} of {log_pages} pages copied): {}", path.display())]
+    BrokenLog {
+        /// The database file.
+        path: PathBuf,
+        /// Pages in the log, as SQLite has it.
+        log_pages: i64,
+        /// Pages copied, as SQLite has it.
+        done_pages: i64,
+    },
 
     /// A setting did not take: read back, it was not what was asked for. The connection is closed.
     #[error("{pragma} is {got}, not {wanted}")]
@@ -218,9 +246,11 @@ impl StoreError {
             | Self::NoSuchTask { .. }
             | Self::NotClaimable { .. }
             | Self::Full { .. }
+            | Self::Beside { .. }
             | Self::Io { .. }
             | Self::Corrupt { .. }
             | Self::Poisoned
+            | Self::BrokenLog { .. }
             | Self::PragmaRefused { .. }
             | Self::Option { .. }
             | Self::Open { .. }

@@ -4,9 +4,9 @@
 //! # What is promised
 //!
 //! A [`Commit`] that a call of [`Board`] returned survives the process being killed at any later
-//! instruction, whatever [`Synchronous`] is. With [`Synchronous::Full`], the default, it also
-//! survives the machine losing power; with [`Synchronous::Normal`] what survives of the board is
-//! then a prefix of its commits.
+//! instruction. Where its [`Durability`] is [`Power`](Durability::Power), the default, it also
+//! survives the machine losing power, and with it every commit before it; else what survives of
+//! the board is then a prefix of its commits. Each call may choose ([`Board::at`]).
 //!
 //! An error says which of two things it means. [`Outcome::Refused`]: nothing was written.
 //! [`Outcome::Unknown`]: the write is wholly there or wholly absent, never in part, and a later
@@ -65,8 +65,9 @@ pub use board::dispatch::{TakenBack, TickReport};
 pub use board::event::{Event, EventId, NewEvent};
 pub use board::run::{Run, RunOutcome};
 pub use board::task::{NewTask, Status, Task, TaskFilter, TaskId};
-pub use board::{Board, Commit, CommitSeq, OpKey, Session};
+pub use board::{At, Board, Commit, CommitSeq, OpKey, Session};
 pub use error::{Found, Outcome, Result, StoreError};
 pub use options::{Options, Synchronous};
+pub use sqlite::durability::Durability;
 pub use sqlite::pragma::Pragmas;
 pub use sqlite::transaction::Timing;

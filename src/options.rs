@@ -26,11 +26,11 @@ pub const WAL_AUTOCHECKPOINT_VARIABLE: &str = "HARDBOARD_WAL_AUTOCHECKPOINT";
 pub struct Options {
     /// What an acknowledged commit survives.
     pub synchronous: Synchronous,
-    /// A commit that leaves at least this many pages in the write-ahead log copies them into the
-    /// database. 0: never, so the log grows until the last connection is closed. At most
-    /// [`i32::MAX`].
+    /// How many pages the write-ahead log has when a writer copies them into the database. 0:
+    /// never, so the log grows until the last connection is closed. At most [`i32::MAX`].
     ///
-    /// It decides how often a commit is slow and how long the log gets. It has no part in what
+    /// SQLite's own automatic checkpoints are off: one process at a time does it, see
+    /// [`crate::sqlite::checkpoint`]. It decides how often a commit is slow and how long the log gets. It has no part in what
     /// survives a crash: the log is as durable as the database.
     pub wal_autocheckpoint_pages: u32,
     /// How long a call waits for a lock before it gives up with [`StoreError::Busy`]. Counted in

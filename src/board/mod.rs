@@ -8,16 +8,19 @@
 //! Not here: checkpoints, backups, verification and repair of the file.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
 use crate::error::{Found, Result, StoreError};
 use crate::options::Options;
-use crate::sqlite::open::connect;
-use crate::sqlite::pragma::{self, Pragmas};
-use crate::sqlite::transaction::{self, Failure, Timing};
+use crate::sqlite::checkpoint::{Checkpoint, Mode};
+use crate::sqlite::database::{Acknowledgement, Database};
+use crate::sqlite::durability::Durability;
+use crate::sqlite::pragma::Pragmas;
+use crate::sqlite::transaction::{Failure, Timing};
 
 /// Declares a newtype over the integer that SQLite stores for it.
 macro_rules! stored_integer {
@@ -137,6 +140,8 @@ impl Session {
 pub struct Commit {
     /// The commit's number.
     pub seq: CommitSeq,
+    /// What it survives.
+    pub durability: Durability,
     /// How long it took.
     pub timing: Timing,
 }
@@ -204,9 +209,36 @@ impl From<rusqlite::Error> for Stop {
 /// fork.
 #[derive(Debug)]
 pub struct Board {
-    conn: Connection,
-    path: PathBuf,
-    poisoned: bool,
+    db: Database,
+    /// What the next write is to survive; `None`: what the options say.
+    durability: Option<Durability>,
+}
+
+/// A board whose writes are all of one durability. See [`Board::at`].
+#[derive(Debug)]
+pub struct At<'board> {
+    board: &'board mut Board,
+    before: Option<Durability>,
+}
+
+impl Deref for At<'_> {
+    type Target = Board;
+
+    fn deref(&self) -> &Board {
+        self.board
+    }
+}
+
+impl DerefMut for At<'_> {
+    fn deref_mut(&mut self) -> &mut Board {
+        self.board
+    }
+}
+
+impl Drop for At<'_> {
+    fn drop(&mut self) {
+        self.board.durability = self.before;
+    }
 }
 
 impl Board {
@@ -222,16 +254,16 @@ impl Board {
     /// As [`open`](Self::open), and [`StoreError::Indeterminate`] with [`OpKey::CREATION`] if the
     /// schema's commit failed: call it again.
     pub fn create(path: &Path, options: &Options) -> Result<Self> {
-        let conn = connect(path, options, true)?;
-        let identity = schema::identify(&conn, path)?;
+        let mut db = Database::look(path, options, true)?;
+        let identity = schema::identify(db.connection(), path)?;
         if identity == Identity::Board {
-            schema::check(&conn, path)?;
+            schema::check(db.connection(), path)?;
         }
-        pragma::apply(&conn, path, options)?;
-        let mut board = Self { conn, path: path.to_owned(), poisoned: false };
+        db.arm()?;
+        let mut board = Self { db, durability: None };
         if identity == Identity::Empty {
             board.make_schema()?;
-            schema::check(&board.conn, path)?;
+            schema::check(board.connection(), path)?;
         }
         Ok(board)
     }
@@ -250,19 +282,48 @@ impl Board {
     /// - [`StoreError::Busy`]: another process held a lock for the whole of
     ///   `options.busy_timeout`.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        let conn = connect(path, options, false)?;
-        if schema::identify(&conn, path)? == Identity::Empty {
+        let mut db = Database::look(path, options, false)?;
+        if schema::identify(db.connection(), path)? == Identity::Empty {
             return Err(schema::not_a_board(path, Found::Empty));
         }
-        schema::check(&conn, path)?;
-        pragma::apply(&conn, path, options)?;
-        Ok(Self { conn, path: path.to_owned(), poisoned: false })
+        schema::check(db.connection(), path)?;
+        db.arm()?;
+        Ok(Self { db, durability: None })
     }
 
-    /// The settings in effect, asked for now.
+    /// The board, with every write by the result as durable as `durability` says.
+    ///
+    /// Without it a write is as durable as [`Options::synchronous`] says. A board may mix both as
+    /// it likes: what follows for a power cut stands in [`crate::sqlite::durability`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use hardboard::{Board, Durability, NewTask, Options, Session};
+    /// # fn main() -> hardboard::Result<()> {
+    /// # let dir = tempfile::tempdir().expect("a temporary directory");
+    /// # let mut board = Board::create(&dir.path().join("board.db"), &Options::default())?;
+    /// # let mut me = Session::new(1);
+    /// # board.create_task(me.next_key(), &NewTask { title: "paint the fence", priority: 0 })?;
+    /// let lease = Duration::from_secs(60);
+    /// let claim = board.claim_next(me.next_key(), "tom", lease)?.expect("one task is ready");
+    /// // A heartbeat that a power cut takes back costs nothing.
+    /// let beat = board
+    ///     .at(Durability::Process)
+    ///     .heartbeat(me.next_key(), claim.task, claim.token, lease)?;
+    /// assert_eq!(beat.durability, Durability::Process);
+    /// let done = board.at(Durability::Power).complete(me.next_key(), claim.task, claim.token, "")?;
+    /// assert_eq!(done.durability, Durability::Power);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn at(&mut self, durability: Durability) -> At<'_> {
+        let before = self.durability.replace(durability);
+        At { board: self, before }
+    }
+
+    /// The settings of a call that chooses no durability, asked for now.
     pub fn pragmas(&self) -> Result<Pragmas> {
-        self.usable()?;
-        Pragmas::read(&self.conn)
+        self.db.pragmas()
     }
 
     /// The number of the newest commit that this connection sees; 0 if there is none.
@@ -273,12 +334,23 @@ impl Board {
         })
     }
 
+    /// Copies the log into the database now (see [`Database::checkpoint`]).
+    pub fn checkpoint(&mut self, mode: Mode) -> Result<Option<Checkpoint>> {
+        self.db.checkpoint(mode)
+    }
+
+    /// The database that the board is in.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.db
+    }
+
     /// The connection, for readers and checks.
     ///
     /// Whoever writes by it breaks what the board promises.
     #[must_use]
     pub fn connection(&self) -> &Connection {
-        &self.conn
+        self.db.connection()
     }
 
     /// Closes the board.
@@ -290,18 +362,14 @@ impl Board {
     ///
     /// What SQLite reported. Everything that was acknowledged stands nevertheless.
     pub fn close(self) -> Result<()> {
-        let Self { conn, path, .. } = self;
-        let started = Instant::now();
-        conn.close().map_err(|(_, source)| {
-            StoreError::refused(source, "close the board", &path, started.elapsed())
-        })
+        self.db.close()
     }
 
     /// Makes the schema, unless another process was quicker.
     fn make_schema(&mut self) -> Result<()> {
-        let path = &self.path;
-        let made = transaction::write(&mut self.conn, |conn| -> Result<(), Stop> {
-            if schema::identify(conn, path)? == Identity::Empty {
+        let path = self.db.path().to_owned();
+        let made = self.db.write(None, |conn| -> Result<(), Stop> {
+            if schema::identify(conn, &path)? == Identity::Empty {
                 schema::make(conn)?;
             }
             Ok(())
@@ -316,9 +384,8 @@ impl Board {
         key: OpKey,
         body: impl FnOnce(&Connection) -> Result<(T, CommitSeq), Stop>,
     ) -> Result<(T, Commit)> {
-        self.usable()?;
-        match transaction::write(&mut self.conn, body) {
-            Ok(((value, seq), timing)) => Ok((value, Commit { seq, timing })),
+        match self.db.write(self.durability, body) {
+            Ok(((value, seq), ack)) => Ok((value, commit(seq, ack))),
             Err(failure) => Err(self.explain(failure, kind.deed(), key)),
         }
     }
@@ -330,10 +397,9 @@ impl Board {
         key: OpKey,
         body: impl FnOnce(&Connection) -> Result<Option<(T, CommitSeq)>, Stop>,
     ) -> Result<Option<(T, Commit)>> {
-        self.usable()?;
         let body = |conn: &Connection| body(conn).map_err(Some)?.ok_or(None);
-        match transaction::write(&mut self.conn, body) {
-            Ok(((value, seq), timing)) => Ok(Some((value, Commit { seq, timing }))),
+        match self.db.write(self.durability, body) {
+            Ok(((value, seq), ack)) => Ok(Some((value, commit(seq, ack)))),
             Err(failure) => match failure.transpose() {
                 None => Ok(None),
                 Some(failure) => Err(self.explain(failure, kind.deed(), key)),
@@ -341,24 +407,16 @@ impl Board {
         }
     }
 
-    /// What a failed transaction means to the caller, and whether it was the connection's last.
-    fn explain(&mut self, failure: Failure<Stop>, during: &'static str, key: OpKey) -> StoreError {
+    /// What a failed transaction means to the caller.
+    fn explain(&self, failure: Failure<Stop>, during: &'static str, key: OpKey) -> StoreError {
         match failure {
             Failure::Busy { waited } => StoreError::Busy { waited },
-            Failure::Body(Stop::Rule(error)) => error,
+            Failure::Unready(error) | Failure::Body(Stop::Rule(error)) => error,
             Failure::Begin(source)
             | Failure::Refused(source)
-            | Failure::Body(Stop::Sqlite(source)) => {
-                StoreError::refused(source, during, &self.path, Duration::ZERO)
-            }
-            Failure::Rollback(source) => {
-                self.poisoned = true;
-                StoreError::Sqlite { during: "roll back", source }
-            }
-            Failure::Commit(source) => {
-                self.poisoned = true;
-                StoreError::Indeterminate { key, source }
-            }
+            | Failure::Body(Stop::Sqlite(source)) => self.db.refused(source, during),
+            Failure::Rollback(source) => StoreError::Sqlite { during: "roll back", source },
+            Failure::Commit(source) => StoreError::Indeterminate { key, source },
         }
     }
 
@@ -368,24 +426,22 @@ impl Board {
         during: &'static str,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.usable()?;
-        let started = Instant::now();
-        query(&self.conn)
-            .map_err(|source| StoreError::refused(source, during, &self.path, started.elapsed()))
+        self.db.read(during, query)
     }
 
     /// Several looks that see the board at the same moment.
     pub(crate) fn at_one_moment<T>(&self, look: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        self.usable()?;
-        let _snapshot = self.conn.unchecked_transaction().map_err(|source| {
-            StoreError::refused(source, "begin to read", &self.path, Duration::ZERO)
-        })?;
+        self.db.usable()?;
+        let conn = self.db.connection();
+        let _snapshot = conn
+            .unchecked_transaction()
+            .map_err(|source| self.db.refused(source, "begin to read"))?;
         look(self)
     }
+}
 
-    fn usable(&self) -> Result<()> {
-        if self.poisoned { Err(StoreError::Poisoned) } else { Ok(()) }
-    }
+fn commit(seq: CommitSeq, ack: Acknowledgement) -> Commit {
+    Commit { seq, durability: ack.durability, timing: ack.timing }
 }
 
 /// Writes the row that every write has in `commits`, and gives its number.

@@ -248,3 +248,26 @@ fn several_looks_at_one_moment_do_not_see_what_is_written_between_them() {
     assert_eq!(seen.unwrap(), (CommitSeq::new(0), CommitSeq::new(0)));
     assert_eq!(board.commit_seq().unwrap(), CommitSeq::new(1));
 }
+
+#[test]
+fn call_says_what_its_write_survives_and_the_next_one_is_as_the_options_say() {
+    let mut place = Place::new();
+    let options = Options { synchronous: Synchronous::Extra, ..Options::default() };
+    let mut board = Board::create(&place.path(), &options).unwrap();
+    let task = place.create(&mut board, "dig", 0);
+    let mut seen = |board: &mut Board| {
+        let commit = board.append_events(place.key(), task, None, &[]).unwrap();
+        let level: i64 =
+            board.connection().pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        (commit.durability, level)
+    };
+    assert_eq!(seen(&mut board), (Durability::Power, 3));
+    assert_eq!(seen(&mut board.at(Durability::Process)), (Durability::Process, 1));
+    let mut power = board.at(Durability::Power);
+    assert_eq!(seen(&mut power), (Durability::Power, 2));
+    // Within a choice another may be made, and it ends before the first.
+    assert_eq!(seen(&mut power.at(Durability::Process)), (Durability::Process, 1));
+    assert_eq!(seen(&mut power), (Durability::Power, 2));
+    drop(power);
+    assert_eq!(seen(&mut board), (Durability::Power, 3));
+}

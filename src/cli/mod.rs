@@ -267,6 +267,10 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::NotClaimable { .. } => (Exit::Refused, "choose another task"),
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
+        StoreError::Beside { .. } => (Exit::Failed, "see that its directory can be written"),
+        StoreError::BrokenLog { .. } => {
+            (Exit::Damaged, "stop all its processes at once, then hardboard recover")
+        }
         StoreError::Corrupt { .. } => {
             (Exit::Damaged, "stop all writers and keep the file with its -wal and -shm")
         }

@@ -2,8 +2,17 @@
 //!
 //! Nothing here knows what a task is. A database is opened in one way only ([`open`]), each of its
 //! settings is read back ([`pragma`]), and a write is one immediate transaction whose three parts
-//! are timed and whose every end is told apart ([`transaction`]).
+//! are timed and whose every end is told apart ([`transaction`]). What a write survives is chosen
+//! for each ([`durability`]). [`database::Database`] holds all of it together.
 
+pub mod engine;
+pub(crate) mod backoff;
+pub(crate) mod callback;
+pub mod sidecar;
+pub(crate) mod place;
+pub mod durability;
+pub mod checkpoint;
+pub mod database;
 pub mod open;
 pub mod pragma;
 pub mod transaction;

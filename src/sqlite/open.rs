@@ -45,7 +45,7 @@ pub fn open(path: impl AsRef<Path>, options: &Options, create: bool) -> Result<C
 ///
 /// As [`open`], but for what only a setting can bring out.
 pub(crate) fn connect(path: &Path, options: &Options, create: bool) -> Result<Connection> {
-    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let failed = |source| failed(path, source);
     let absolute =
         plain_name(path).map_err(|_| failed(rusqlite::Error::InvalidPath(path.to_owned())))?;
     if fs::metadata(&absolute).is_ok_and(|file| !file.is_file()) {
@@ -63,6 +63,11 @@ pub(crate) fn connect(path: &Path, options: &Options, create: bool) -> Result<Co
     pragma::guard(&conn, path, options)?;
     refuse_read_only(&conn, path)?;
     Ok(conn)
+}
+
+/// What it means that the database cannot be opened.
+pub(crate) fn failed(path: &Path, source: rusqlite::Error) -> StoreError {
+    StoreError::Open { path: path.to_owned(), source }
 }
 
 /// The path in a form in which SQLite sees neither a URI nor a special name: both start otherwise

@@ -147,6 +147,9 @@ pub(crate) fn guard(conn: &Connection, path: &Path, options: &Options) -> Result
 
 fn set(conn: &Connection, wanted: &Pragmas) -> rusqlite::Result<()> {
     set_guards(conn, wanted)?;
+    // A close never copies the log and never removes it: evidence stays, and no other process
+    // finds the log gone under its hands. The last one to close makes the checkpoint itself.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "foreign_keys", wanted.foreign_keys)?;
     set_journal_mode(conn, wanted)?;
     conn.pragma_update(None, "synchronous", wanted.synchronous.as_str())?;
@@ -181,7 +184,7 @@ fn set_journal_mode(conn: &Connection, wanted: &Pragmas) -> rusqlite::Result<()>
 
 /// Whole milliseconds, rounded up; what is too long for SQLite stays too long and is refused when
 /// it is read back.
-fn busy_timeout_ms(timeout: Duration) -> u32 {
+pub(crate) fn busy_timeout_ms(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 

@@ -10,28 +10,34 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
-/// How long the three parts of one transaction took.
+use crate::error::StoreError;
+
+/// How long the parts of one transaction took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// `BEGIN IMMEDIATE`, the wait for the write lock included.
     pub wait: Duration,
     /// The statements between.
     pub body: Duration,
-    /// `COMMIT`, a sync and an automatic checkpoint included.
+    /// `COMMIT`, a sync included.
     pub commit: Duration,
+    /// What the store does after it within the call: now and then a checkpoint.
+    pub after: Duration,
 }
 
 impl Timing {
-    /// All three parts.
+    /// All parts.
     #[must_use]
     pub fn total(&self) -> Duration {
-        self.wait + self.body + self.commit
+        self.wait + self.body + self.commit + self.after
     }
 }
 
 /// How a transaction failed. All but [`Commit`](Self::Commit) certainly wrote nothing.
 #[derive(Debug)]
 pub enum Failure<E> {
+    /// The connection could not be made ready for the write, which never began.
+    Unready(StoreError),
     /// `BEGIN IMMEDIATE` or `COMMIT` found the database locked for the whole busy timeout.
     Busy {
         /// How long `BEGIN IMMEDIATE` or `COMMIT` took.
@@ -57,6 +63,7 @@ impl<E> Failure<Option<E>> {
     #[must_use]
     pub fn transpose(self) -> Option<Failure<E>> {
         Some(match self {
+            Self::Unready(error) => Failure::Unready(error),
             Self::Busy { waited } => Failure::Busy { waited },
             Self::Begin(source) => Failure::Begin(source),
             Self::Body(error) => Failure::Body(error?),
@@ -73,8 +80,7 @@ impl<E> Failure<Option<E>> {
 ///
 /// # Errors
 ///
-/// See [`Failure`]. An automatic checkpoint that fails after the commit is not an error: the
-/// commit stands, and a later commit tries again.
+/// See [`Failure`].
 pub fn write<T, E>(
     conn: &mut Connection,
     body: impl FnOnce(&Connection) -> Result<T, E>,
@@ -101,6 +107,7 @@ pub fn write<T, E>(
         wait: locked.duration_since(begun),
         body: written.duration_since(locked),
         commit: written.elapsed(),
+        after: Duration::ZERO,
     };
     Ok((value, timing))
 }

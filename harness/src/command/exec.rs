@@ -180,8 +180,7 @@ impl<'a> Session<'a> {
         if first {
             let old = self.dir(work);
             if old.exists() {
-                std::fs::remove_dir_all(&old)
-                    .map_err(|source| RunError::Place { path: old, source })?;
+                std::fs::remove_dir_all(&old).map_err(|source| RunError::place(&old, source))?;
             }
             self.database += 1;
             (self.acked, self.refused) = (Vec::new(), Vec::new());
@@ -190,7 +189,7 @@ impl<'a> Session<'a> {
         let dir = self
             .dir(work)
             .canonicalize()
-            .map_err(|source| RunError::Place { path: self.dir(work), source })?;
+            .map_err(|source| RunError::place(&self.dir(work), source))?;
         let victim = Victim {
             command: self.arguments.command.iter().map(absolute).collect(),
             copies: self.arguments.copies,
@@ -208,8 +207,7 @@ impl<'a> Session<'a> {
     }
 
     fn set_up(&self, dir: &Path) -> Result<(), CommandError> {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| RunError::Place { path: dir.to_owned(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| RunError::place(dir, source))?;
         let Some(setup) = &self.arguments.setup else { return Ok(()) };
         let status = shell(setup, dir, &[])?;
         if status == 0 {
@@ -298,7 +296,7 @@ impl<'a> Session<'a> {
             let path = dir.join(name);
             std::fs::write(&path, tokens.join("\n") + "\n")
                 .map(|()| path.clone())
-                .map_err(|source| RunError::Place { path, source })
+                .map_err(|source| RunError::place(&path, source))
         };
         let acks = list("killpoint-acks", &self.acked)?;
         let refused = list("killpoint-refused", &self.refused)?;

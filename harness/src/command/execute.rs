@@ -262,7 +262,7 @@ impl Worker<'_> {
 pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<(), RunError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
-        move |source| RunError::Place { path, source }
+        move |source| RunError::place(&path, source)
     };
     std::fs::create_dir_all(to).map_err(fail(to))?;
     for entry in std::fs::read_dir(from).map_err(fail(from))? {

@@ -72,7 +72,7 @@ fn because(error: &dyn std::error::Error) -> String {
 
 impl RunError {
     /// From a failed file operation on `path`.
-    pub(super) fn place(path: &std::path::Path, source: std::io::Error) -> Self {
+    pub(crate) fn place(path: &std::path::Path, source: std::io::Error) -> Self {
         if source.kind() == std::io::ErrorKind::StorageFull {
             return Self::NoSpace { path: path.to_owned(), message: source.to_string() };
         }

@@ -41,7 +41,7 @@ impl<'a> Killer<'a> {
     pub(super) fn kill_on_the_way(&mut self) -> Result<(), RunError> {
         for (index, kill) in self.plan.kills.iter().enumerate() {
             let at = self.began + Duration::from_micros(kill.at_us);
-            wait::until_time(at);
+            wait::until_time(at, || self.nothing_to_wait_for());
             let end = self.began + Duration::from_micros(self.plan.run_us);
             let met = self.await_moment(
                 kill,
@@ -54,6 +54,12 @@ impl<'a> Killer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the cycle is over before its time: the disk is full, or everybody is gone.
+    pub(super) fn nothing_to_wait_for(&self) -> bool {
+        (0..self.children.len()).any(|slot| self.ledger.slot(slot).no_space())
+            || self.children.iter().all(Child::is_gone)
     }
 
     /// Everybody who is left, at once.

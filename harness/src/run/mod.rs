@@ -34,8 +34,6 @@ use supervise::{Child, Zygote};
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// How long that takes at most when all is well.
 const OPEN_USUALLY: Duration = Duration::from_millis(100);
-/// A disk with less room than this is full: a -shm grows by 32 KiB.
-const FULL_BELOW_BYTES: u64 = 64 * 1024;
 /// How long the process that makes a database may take.
 const FOUND_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a killed process may take to be gone.
@@ -62,8 +60,7 @@ impl Lane {
     /// A lane whose databases lie in `dir`, with room in the ledger for `ops_max` operations a
     /// process and a life.
     pub fn start(dir: &Path, ops_max: usize) -> Result<Self, RunError> {
-        std::fs::create_dir_all(dir)
-            .map_err(|source| RunError::Place { path: dir.to_owned(), source })?;
+        std::fs::create_dir_all(dir).map_err(|source| RunError::place(dir, source))?;
         wait::wake_promptly();
         let zygote = Zygote::start(ops_max, &dir.join("worker.stderr"))?;
         let spent = (Duration::ZERO, Duration::ZERO);
@@ -79,8 +76,7 @@ impl Lane {
     fn found_by(&mut self, founder: wire::Life, index: u32) -> Result<(), RunError> {
         self.discard()?;
         let dir = self.dir.join(format!("generation-{index}"));
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| RunError::Place { path: dir.clone(), source })?;
+        std::fs::create_dir_all(&dir).map_err(|source| RunError::place(&dir, source))?;
         let file = dir.join("board.db");
         let probe = Probe::new(&file, &dir);
         let cycle = wire::Cycle { database: file.clone(), lives: vec![founder] };
@@ -89,7 +85,7 @@ impl Lane {
         let exits = self.zygote.reap()?;
         let message = self.zygote.ledger().slot(0).message().unwrap_or_default();
         self.database = Some(Database { dir, file, probe });
-        let full = machine::free_bytes(&self.dir).is_some_and(|free| free < FULL_BELOW_BYTES);
+        let full = self.zygote.ledger().slot(0).no_space();
         match exits.first() {
             Some(wire::Exit::Code(0)) => Ok(()),
             Some(_) if full => Err(RunError::NoSpace { path: self.dir.clone(), message }),
@@ -104,7 +100,7 @@ impl Lane {
     pub fn discard(&mut self) -> Result<(), RunError> {
         let Some(database) = self.database.take() else { return Ok(()) };
         std::fs::remove_dir_all(&database.dir)
-            .map_err(|source| RunError::Place { path: database.dir, source })
+            .map_err(|source| RunError::place(&database.dir, source))
     }
 
     /// Keeps the database and its files where they are, and says where: evidence.
@@ -142,16 +138,9 @@ impl Lane {
             receipt.activity = self.zygote.ledger().slot(receipt.slot).activity();
             lines.push(Line::Killed(receipt));
         }
-        // On a full disk SQLite may as well report an I/O error, as for a -shm that cannot grow:
-        // then it is the disk that is told of, not the store.
-        let full = machine::free_bytes(&self.dir).is_some_and(|free| free < FULL_BELOW_BYTES);
-        let no_space = exits.iter().position(|exit| match exit {
-            wire::Exit::Code(wire::EXIT_FULL) => true,
-            wire::Exit::Code(wire::EXIT_OPEN | wire::EXIT_STORE) => full,
-            wire::Exit::Signal(signal) => full && *signal == libc::SIGBUS,
-            wire::Exit::Code(_) => false,
-        });
-        if let Some(slot) = no_space {
+        // Then it is the disk that is told of, not the store.
+        let ledger = self.zygote.ledger();
+        if let Some(slot) = (0..exits.len()).find(|slot| ledger.slot(*slot).no_space()) {
             let message = self.zygote.ledger().slot(slot).message().unwrap_or_default();
             return Err(RunError::NoSpace { path: self.dir.clone(), message });
         }
@@ -178,7 +167,8 @@ impl Lane {
         });
         let mut killer = kill::Killer::new(plan, children, ledger);
         killer.kill_on_the_way()?;
-        wait::until_time(killer.began() + Duration::from_micros(plan.run_us));
+        let over = || killer.nothing_to_wait_for();
+        wait::until_time(killer.began() + Duration::from_micros(plan.run_us), over);
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let timing = Timing {
             generation: plan.generation,

@@ -6,7 +6,6 @@
 //! opened by the writers of the next cycle, whose recovery is then the one that counts.
 
 use super::error::RunError;
-use super::{FULL_BELOW_BYTES, machine};
 use crate::history::Observation;
 use crate::history::content::{
     CommitRow, EventGroup, RunRow, TaskRow, Total, Totals, event_digest,
@@ -55,7 +54,7 @@ impl Probe {
         if let Err(stop) = self.recover(&mut seen) {
             match stop {
                 Stop::Run(error) => return Err(error),
-                Stop::Sqlite(error) if self.is_full(&error) => {
+                Stop::Sqlite(error) if is_full(&error) => {
                     return Err(RunError::NoSpace {
                         path: self.file.clone(),
                         message: error.to_string(),
@@ -68,18 +67,6 @@ impl Probe {
             remove_with_log(copy)?;
         }
         Ok(seen)
-    }
-
-    /// Whether an error is the full disk's. For a -shm that cannot grow SQLite reports an I/O error.
-    fn is_full(&self, error: &rusqlite::Error) -> bool {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => true,
-            Some(ErrorCode::SystemIoFailure) => {
-                let dir = self.file.parent().unwrap_or(&self.file);
-                machine::free_bytes(dir).is_some_and(|free| free < FULL_BELOW_BYTES)
-            }
-            _ => false,
-        }
     }
 
     fn nothing_yet(&self, generation: u32, cycle: u32, sizes: [u64; 2]) -> Observation {
@@ -250,9 +237,18 @@ pub(super) fn remove(file: &Path) -> Result<(), RunError> {
 pub(super) fn open(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(file, flags)?;
-    // The copies are thrown away: no fsync is needed for them.
-    conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA cell_size_check = ON;")?;
+    // The copies are thrown away: no fsync is needed for them. They are nobody else's: with
+    // exclusive locking the wal-index lies on the heap, so no -shm is made, which a full disk would
+    // refuse with a plain I/O error (SQLite documentation, *Write-Ahead Logging*, section 8).
+    conn.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA cell_size_check = ON;",
+    )?;
     Ok(conn)
+}
+
+/// Whether an error is the full disk's.
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 pub(super) fn checkpoint(conn: &Connection) -> rusqlite::Result<()> {

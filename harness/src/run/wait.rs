@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 const STEP: Duration = Duration::from_micros(200);
 /// The same for moments that last tens of microseconds.
 const CLOSE_STEP: Duration = Duration::from_micros(8);
+/// How long a wait for a time goes on without asking whether there is anything left to wait for.
+const LONG: Duration = Duration::from_millis(50);
 /// How late the kernel may wake this thread, ns; by default it takes 50 µs.
 const TIMER_SLACK_NS: u64 = 1;
 
@@ -40,10 +42,13 @@ fn looking_each(step: Duration, deadline: Instant, mut met: impl FnMut() -> bool
     }
 }
 
-/// Waits until `time`.
-pub(super) fn until_time(time: Instant) {
+/// Waits until `time`, or until `over`, which is asked now and then.
+pub(super) fn until_time(time: Instant, mut over: impl FnMut() -> bool) {
     while let Some(left) = time.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
-        sleep(left);
+        if left > LONG && over() {
+            return;
+        }
+        sleep(left.min(LONG));
     }
 }
 

@@ -124,3 +124,41 @@ fn a_disk_that_is_too_small_is_told_before_anything_runs() {
         refused(&done, &["--dir", "small-disk", "MiB are free"]);
     }
 }
+
+/// A run on a disk that it fills, and the report it leaves.
+fn until_the_disk_is_full(changes: &[(&str, &str)]) -> Option<killpoint::report::Report> {
+    let file = scenario(changes);
+    let out = file.beside("out");
+    let script =
+        format!("exec \"$KILLPOINT\" run {} --jobs 1 --dir \"$SMALL\" --out {out}", file.path());
+    let done = on_small_disk(40, &script, file.dir.path())?;
+    assert_eq!(done.code, 70, "{}", done.stderr);
+    let told: Vec<&str> =
+        lines(&done.stderr).into_iter().filter(|line| line.starts_with("killpoint: ")).collect();
+    assert_eq!(told.len(), 1, "{}", done.stderr);
+    assert!(told[0].contains("no space left") && told[0].contains("--dir"), "{}", told[0]);
+    let report = std::fs::read_to_string(format!("{out}/report.json")).unwrap();
+    let report = killpoint::report::Report::from_json(&report).unwrap();
+    assert_eq!(report.scenarios[0].counts.lost_acked_ops, 0);
+    assert_eq!(report.exit_code, 70);
+    Some(report)
+}
+
+#[test]
+fn a_disk_that_fills_up_on_the_way_ends_with_70_and_keeps_the_results_so_far() {
+    // One database that only grows: no renewal ever makes room again.
+    let report = until_the_disk_is_full(&[
+        ("count = 12", "count = 100000"),
+        ("per-database = 4", "per-database = 10000"),
+        ("lease-ms = 8", "lease-ms = 8\npayload-bytes = [3000, 4000]"),
+    ]);
+    assert!(report.is_none_or(|report| report.scenarios[0].counts.cycles > 0));
+}
+
+#[test]
+fn a_disk_that_writers_fill_within_a_cycle_is_no_fault_of_the_store() {
+    until_the_disk_is_full(&[
+        ("run-ms = [4, 12]", "run-ms = [60000, 60000]"),
+        ("lease-ms = 8", "lease-ms = 8\npayload-bytes = [3000, 4000]"),
+    ]);
+}

@@ -131,6 +131,27 @@ fn points_are_as_many_as_strace_counts() {
     assert_eq!(counted as u64, sweep.settings[0].points, "{text}");
 }
 
+#[test]
+fn a_disk_that_was_full_for_a_moment_is_noted_though_it_shows_as_an_io_error() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("SKIPPED: no strace on this machine");
+        return;
+    }
+    let place = scenario(&[]);
+    let database = place.dir.path().join("board.db");
+    assert!(solo(&database, 0, "founder").output().unwrap().status.success());
+    for (call, noted) in [("pwrite64:error=ENOSPC", true), ("pwrite64:error=EIO", false)] {
+        let (ledger, memory) = killpoint_worker::ledger::Ledger::create(64).unwrap();
+        let solo = solo(&database, 201, "script");
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", &format!("inject={call}:when=1")]);
+        strace.arg(solo.get_program()).args(solo.get_args());
+        let output = strace.stdin(std::fs::File::from(memory)).output().unwrap();
+        assert!(!output.status.success(), "the call has failed, and with it the open");
+        assert_eq!(ledger.slot(0).no_space(), noted, "{call}: {:?}", ledger.slot(0).message());
+    }
+}
+
 /// Whether a line of strace is of a call that is a point: on a file of the database or its
 /// directory.
 fn is_point(line: &str, dir: &Path) -> bool {

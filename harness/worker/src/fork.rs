@@ -1,7 +1,13 @@
 //! Forking writers off a process that has one thread and no connection.
-#![expect(unsafe_code, reason = "fork(2) and prctl(2) have no safe form")]
+#![expect(
+    unsafe_code,
+    reason = "fork(2), prctl(2), signal(2) and inherited descriptors have no safe form"
+)]
 
+use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
+use std::fs::File;
+use std::os::fd::{BorrowedFd, FromRawFd as _};
 
 /// Which side of a fork this is.
 pub(crate) enum Side {
@@ -23,6 +29,32 @@ pub(crate) fn fork() -> nix::Result<Side> {
             Ok(Side::Child)
         }
     }
+}
+
+/// Has the kernel take ended children away, with no signal and nothing to wait for.
+pub(crate) fn forget_children() -> nix::Result<()> {
+    children_are(SigHandler::SigIgn)
+}
+
+/// As it is in a process that nobody has changed.
+pub(crate) fn remember_children() -> nix::Result<()> {
+    children_are(SigHandler::SigDfl)
+}
+
+fn children_are(handler: SigHandler) -> nix::Result<()> {
+    // SAFETY: neither disposition runs any code of ours.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, handler) }.map(drop)
+}
+
+/// Takes over a descriptor that this process was started with.
+pub(crate) fn adopt_fd(number: i32) -> nix::Result<File> {
+    nix::fcntl::fcntl(
+        // SAFETY: the descriptor is only borrowed for the question of whether it is open.
+        unsafe { BorrowedFd::borrow_raw(number) },
+        nix::fcntl::FcntlArg::F_GETFD,
+    )?;
+    // SAFETY: it is open, and by the table of descriptors at the caller nothing else here owns it.
+    Ok(unsafe { File::from_raw_fd(number) })
 }
 
 /// Ends this process where it stands: nothing is closed, flushed or run.

@@ -18,6 +18,8 @@ mod fork;
 mod shim;
 mod target;
 mod life;
+mod nursery;
 mod zygote;
 
+pub use nursery::{BELL_FD, NURSERY, ORDER_FD};
 pub use zygote::{ARGV0, SOLO, main};

@@ -7,7 +7,7 @@ use crate::content;
 use crate::fork;
 use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
 use crate::shim;
-use crate::target::{self, Done, Failure, Op, Target};
+use crate::target::{self, Done, Failure, Mode, Op, Target};
 use crate::wire::{self, EXIT_FULL, EXIT_OPEN, EXIT_STORE, Flaw, Life, Role, Shape, Step};
 use hardboard::OpKey;
 use rusqlite::{Connection, OptionalExtension as _};
@@ -34,7 +34,7 @@ pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Li
 fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target>, String> {
     shim::observe(slot);
     let target = target::open(path, life, life.role == Role::Founder)?;
-    let effective = target::effective(target.connection()).map_err(|error| error.to_string())?;
+    let effective = target.effective()?;
     slot.set_effective(&effective);
     slot.set_activity(Activity::Idle);
     slot.set_ready();
@@ -309,20 +309,18 @@ impl Writer<'_> {
                     drop(self.send(&Op::Complete { task, token, result: &result }));
                     token = 0;
                 }
-                Step::Checkpoint => self.checkpoint_once("PASSIVE"),
-                Step::CheckpointFull => self.checkpoint_once("FULL"),
-                Step::CheckpointRestart => self.checkpoint_once("RESTART"),
-                Step::CheckpointTruncate => self.checkpoint_once("TRUNCATE"),
+                Step::Checkpoint => self.checkpoint_once(Mode::Passive),
+                Step::CheckpointFull => self.checkpoint_once(Mode::Full),
+                Step::CheckpointRestart => self.checkpoint_once(Mode::Restart),
+                Step::CheckpointTruncate => self.checkpoint_once(Mode::Truncate),
             }
         }
         End::Drained
     }
 
     /// What a checkpoint that fails leaves undone is left to the next.
-    fn checkpoint_once(&self, mode: &str) {
-        let pragma = format!("PRAGMA wal_checkpoint({mode})");
-        let done = self.target.connection().query_row(&pragma, [], |row| row.get::<_, i64>(0));
-        if let Err(error) = done {
+    fn checkpoint_once(&mut self, mode: Mode) {
+        if let Err(error) = self.target.checkpoint(mode) {
             self.slot.set_message(&format!("checkpoint: {error}"));
         }
     }
@@ -380,22 +378,25 @@ impl Writer<'_> {
 
     /// Checkpoints whenever the WAL holds enough pages, and checks the answer.
     fn checkpoint(&mut self) -> End {
-        let ask = |conn: &Connection, mode: &str| -> rusqlite::Result<(i64, i64, i64)> {
-            conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
-                .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        let ask = |conn: &Connection| -> rusqlite::Result<i64> {
+            conn.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+                .query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
         };
         while !self.draining() {
-            let conn = self.target.connection();
             let enough = i64::from(self.shape().checkpoint_pages);
-            let answer = ask(conn, "NOOP").and_then(|(_, log, done)| {
-                if log - done < enough { Ok((0, log, done)) } else { ask(conn, "PASSIVE") }
-            });
+            let answer = match ask(self.target.connection()) {
+                Ok(pages) if pages < enough => Ok(None),
+                Ok(_) => self.target.checkpoint(Mode::Passive),
+                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                    Ok(None)
+                }
+                Err(error) => Err(error.to_string()),
+            };
             match answer {
-                Ok((_, log, done)) if done > log => {
+                Ok(Some((log, done))) if done > log => {
                     return End::Broken(format!("checkpoint answered {done} of {log} frames"));
                 }
                 Ok(_) => {}
-                Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {}
                 Err(error) => return End::Broken(format!("checkpoint: {error}")),
             }
             sleep(Duration::from_millis(1));

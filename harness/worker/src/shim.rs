@@ -92,6 +92,18 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
 }
 
+/// Tells the slot when a call failed for want of space. To be called before anything else may set
+/// the thread's errno.
+fn told(code: c_int) -> c_int {
+    if code != ffi::SQLITE_OK
+        && matches!(nix::Error::last(), nix::Error::ENOSPC | nix::Error::EDQUOT)
+        && let Some(slot) = slot()
+    {
+        slot.set_no_space();
+    }
+    code
+}
+
 /// Our part of the handle, the real handle behind it and that one's methods.
 ///
 /// # Safety
@@ -134,7 +146,7 @@ unsafe extern "C" fn open(
         (*handle).part = part;
         (*handle).base.pMethods = ptr::null();
         let Some(open) = (*vfs).xOpen else { return ffi::SQLITE_CANTOPEN };
-        let code = open(vfs, name, real, flags, out_flags);
+        let code = told(open(vfs, name, real, flags, out_flags));
         if !(*real).pMethods.is_null() {
             (*handle).base.pMethods = &raw const METHODS;
         }
@@ -149,9 +161,9 @@ macro_rules! forward {
             // SAFETY: SQLite calls a method with a handle that its xOpen filled in.
             let (_, real, methods) = unsafe { behind(file) };
             // SAFETY: the real method gets the real handle and the caller's own arguments.
-            methods.$method.map_or(ffi::SQLITE_IOERR, |method| unsafe {
+            told(methods.$method.map_or(ffi::SQLITE_IOERR, |method| unsafe {
                 method(real $(, $argument)*)
-            })
+            }))
         }
     };
 }
@@ -205,7 +217,11 @@ unsafe extern "C" fn write(
         }
     }
     // SAFETY: as in `forward`.
-    methods.xWrite.map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, buffer, bytes, at) })
+    told(
+        methods
+            .xWrite
+            .map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, buffer, bytes, at) }),
+    )
 }
 
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
@@ -219,7 +235,7 @@ unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
         }
     }
     // SAFETY: as in `forward`.
-    methods.xSync.map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, flags) })
+    told(methods.xSync.map_or(ffi::SQLITE_IOERR, |method| unsafe { method(real, flags) }))
 }
 
 /// Locks of the rollback-journal modes: RESERVED begins a write transaction.

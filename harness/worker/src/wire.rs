@@ -57,6 +57,16 @@ pub struct Cycle {
     pub lives: Vec<Life>,
 }
 
+/// What a nursery is told: which of a cycle's processes its next child is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Birth {
+    /// Its place among the lives of the cycle.
+    pub slot: usize,
+    /// The cycle.
+    pub cycle: Cycle,
+}
+
 /// One process from fork to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

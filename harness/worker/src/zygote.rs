@@ -12,6 +12,7 @@
 use crate::fork::{self, Side};
 use crate::ledger::{Activity, Ledger, SLOTS};
 use crate::life;
+use crate::nursery;
 use crate::shim;
 use crate::wire::{Cycle, Exit, Order, Reply};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -36,6 +37,11 @@ pub fn main(arguments: &[String]) -> ExitCode {
     if let Some((SOLO, rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest))
     {
         return solo(rest);
+    }
+    if let [nursery::NURSERY, entries] =
+        arguments.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        return nurse(entries);
     }
     let numbers: Vec<i32> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
     let [entries, parent] = numbers[..] else { return ExitCode::from(MISUSED) };
@@ -78,6 +84,18 @@ fn solo(arguments: &[String]) -> ExitCode {
     }
     let code = life::live(Box::leak(Box::new(ledger)), slot, &cycle.database, life);
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Is the zygote of processes that are run under a supervisor.
+fn nurse(entries: &str) -> ExitCode {
+    let Ok(entries) = entries.parse() else { return ExitCode::from(MISUSED) };
+    let Ok(ledger) = Ledger::map(std::io::stdin().as_fd(), entries) else {
+        return ExitCode::from(MISUSED);
+    };
+    if shim::register().is_err() {
+        return ExitCode::from(MISUSED);
+    }
+    nursery::serve(Box::leak(Box::new(ledger)), ExitCode::from(MISUSED))
 }
 
 fn serve(ledger: &'static Ledger, socket: &UnixStream) -> ExitCode {

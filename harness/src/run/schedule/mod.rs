@@ -27,8 +27,8 @@ use super::error::RunError;
 use super::exec::ACK_FD;
 use super::life;
 use super::trace::{
-    CallSet, Command, Databases, Driver, Exit, FdUse, Options, Receipt, Run, RunEnd, Supervisor,
-    World,
+    CallSet, Command, Databases, Driver, Exit, FdUse, Nursery, Options, Receipt, Run, RunEnd,
+    Supervisor, World,
 };
 use crate::history::Line;
 use crate::plan::schedule::{Order, Preemption, SchedulePlan};
@@ -38,12 +38,13 @@ use driver::Scheduler;
 use free::Free;
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire;
-use killpoint_worker::{ARGV0, SOLO};
+use killpoint_worker::{ARGV0, BELL_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,6 +154,10 @@ pub struct Arena<'a> {
     memory: OwnedFd,
     stderr: File,
     cpu: Option<usize>,
+    /// Forks our own workers; started when the first is needed.
+    nursery: Option<Nursery>,
+    /// What the nursery reads of a child before it forks it.
+    order: File,
 }
 
 fn place(path: &Path) -> impl FnOnce(std::io::Error) -> RunError + use<> {
@@ -185,7 +190,11 @@ impl<'a> Arena<'a> {
             super::sweep::pin(cpu);
         }
         let files = dir.join(FILES);
-        Ok(Self { prepared, cast, dir, files, ledger, memory, stderr, cpu })
+        let order = memfd_create("killpoint-order", MFdFlags::MFD_CLOEXEC)
+            .map_err(std::io::Error::from)
+            .map_err(system("shared memory for the orders"))?
+            .into();
+        Ok(Self { prepared, cast, dir, files, ledger, memory, stderr, cpu, nursery: None, order })
     }
 
     /// Runs one schedule, and looks at what is left.
@@ -234,53 +243,86 @@ impl<'a> Arena<'a> {
     }
 
     fn supervise(
-        &self,
+        &mut self,
         plan: &SchedulePlan,
         cycle: &CyclePlan,
         driver: &mut dyn Driver,
         ordered: bool,
     ) -> Result<(Run, Vec<OwnedFd>), RunError> {
         let databases = Databases::At(vec![self.database()]);
-        let mut options = Options::new(CallSet::SCHEDULE, databases).deadline(DEADLINE);
+        let mut options = Options::new(CallSet::SCHEDULE, databases)
+            .deadline(DEADLINE)
+            .world(World { seed: plan.seed, dir: self.dir.clone() });
         if ordered {
-            options = options
-                .one_at_a_time()
-                .world(World { seed: plan.seed, dir: self.dir.clone() });
+            options = options.one_at_a_time();
         }
         let mut supervisor = Supervisor::new(options)?;
         let mut acks = Vec::new();
-        for slot in 0..plan.slots() {
-            let command = match self.cast {
-                Cast::Workers(worker) => self.worker(worker, cycle, slot)?,
-                Cast::Program(program) => self.copy(program, slot, &mut acks)?,
-            };
-            // Addresses that differ from run to run would make hash tables differ.
-            let command = command.fixed_addresses();
-            supervisor.spawn(&match self.cpu {
-                Some(cpu) => command.cpus([cpu]),
-                None => command,
-            })?;
+        match self.cast {
+            Cast::Workers(worker) => {
+                let mut nursery = match self.nursery.take() {
+                    Some(nursery) => nursery,
+                    None => self.nursery(worker)?,
+                };
+                let cycle = wire::Cycle { database: self.database(), lives: cycle.lives.clone() };
+                let mut birth = wire::Birth { slot: 0, cycle };
+                for slot in 0..plan.lives.len() {
+                    super::supervise::forget(&self.ledger, slot);
+                    birth.slot = slot;
+                    self.write_order(&birth)?;
+                    supervisor.spawn_from(&mut nursery)?;
+                }
+                // One that failed is not used again.
+                self.nursery = Some(nursery);
+            }
+            Cast::Program(program) => {
+                for slot in 0..plan.slots() {
+                    let command = self.copy(program, slot, &mut acks)?;
+                    supervisor.spawn(&self.placed(command))?;
+                }
+            }
         }
         Ok((supervisor.run(driver)?, acks))
     }
 
-    fn worker(&self, worker: &Worker, cycle: &CyclePlan, slot: usize) -> Result<Command, RunError> {
-        let order = wire::Cycle { database: self.database(), lives: cycle.lives.clone() };
-        let order =
-            serde_json::to_string(&order).map_err(|error| RunError::Zygote(error.to_string()))?;
-        super::supervise::forget(&self.ledger, slot);
-        let memory = self.memory.try_clone().map_err(system("a descriptor"))?;
-        let stderr = self.stderr.try_clone().map_err(system("a descriptor"))?;
+    /// Addresses that differ from run to run would make hash tables differ.
+    fn placed(&self, command: Command) -> Command {
+        let command = command.fixed_addresses();
+        match self.cpu {
+            Some(cpu) => command.cpus([cpu]),
+            None => command,
+        }
+    }
+
+    fn nursery(&self, worker: &Worker) -> Result<Nursery, RunError> {
+        let clone = |file: &OwnedFd| file.try_clone().map_err(system("a descriptor"));
         let mut command = Command::new(&worker.program)
             .args(&worker.arguments)
-            .args([SOLO, &OPS_MAX.to_string(), &slot.to_string(), &order])
+            .args([NURSERY, &OPS_MAX.to_string()])
+            // What the environment holds would reach the store under test.
             .env_clear()
-            .fd(0, memory, FdUse::Plain)
-            .fd(2, stderr.into(), FdUse::Plain);
+            .fd(0, clone(&self.memory)?, FdUse::Plain)
+            .fd(2, self.stderr.try_clone().map_err(system("a descriptor"))?.into(), FdUse::Plain)
+            .fd(
+                ORDER_FD,
+                self.order.try_clone().map_err(system("a descriptor"))?.into(),
+                FdUse::Plain,
+            );
         for (name, value) in &worker.environment {
             command = command.env(name, value);
         }
-        Ok(command)
+        Ok(Nursery::start(self.placed(command), BELL_FD, CallSet::SCHEDULE, true)?)
+    }
+
+    /// Puts down what the next child will be.
+    fn write_order(&self, birth: &wire::Birth) -> Result<(), RunError> {
+        let text =
+            serde_json::to_vec(birth).map_err(|error| RunError::Zygote(error.to_string()))?;
+        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        self.order
+            .write_all_at(&text, 0)
+            .and_then(|()| self.order.set_len(length))
+            .map_err(system("writing an order"))
     }
 
     fn copy(

@@ -15,7 +15,8 @@ pub use strikes::{Blow, Strike, exhaustive, sampled};
 use super::error::RunError;
 use super::probe::Probe;
 use super::trace::{
-    CallKind, CallSet, Command, Databases, Exit, FdUse, Options, Phase, Receipt, RunEnd, Supervisor,
+    CallKind, CallSet, Command, Databases, Exit, FdUse, Nursery, Options, Phase, Receipt, RunEnd,
+    Supervisor,
 };
 use super::{Lane, life};
 use crate::history::Line;
@@ -25,9 +26,10 @@ use crate::scenario::{Setting, Workload};
 use driver::{Recorder, Striker};
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
-use killpoint_worker::{ARGV0, SOLO};
+use killpoint_worker::{ARGV0, BELL_FD, NURSERY, ORDER_FD};
+use nix::sys::memfd::MFdFlags;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -155,9 +157,9 @@ pub struct Range<'a> {
     file: PathBuf,
     dir: PathBuf,
     ledger: Ledger,
-    memory: OwnedFd,
-    stderr: File,
-    cpu: Option<usize>,
+    nursery: Nursery,
+    /// What the nursery reads of a child before it forks it.
+    order: File,
 }
 
 impl<'a> Range<'a> {
@@ -166,11 +168,12 @@ impl<'a> Range<'a> {
     pub fn new(prepared: &'a Prepared, dir: &Path, cpu: Option<usize>) -> Result<Self, RunError> {
         let place = |path: &Path| {
             let path = path.to_owned();
-            move |source| RunError::Place { path, source }
+            move |source| RunError::place(&path, source)
         };
         std::fs::create_dir_all(dir).map_err(place(dir))?;
         // Names as the kernel has them: the supervisor knows files by where they lie.
         let dir = dir.canonicalize().map_err(place(dir))?;
+        let system = |what| move |source| RunError::System { what, source };
         let (ledger, memory) = Ledger::create(OPS_MAX).map_err(|error| RunError::System {
             what: "shared memory for the ledger",
             source: std::io::Error::other(error),
@@ -180,8 +183,22 @@ impl<'a> Range<'a> {
         if let Some(cpu) = cpu {
             pin(cpu);
         }
+        let order = nix::sys::memfd::memfd_create("killpoint-order", MFdFlags::MFD_CLOEXEC)
+            .map_err(|errno| system("shared memory for the orders")(errno.into()))?;
+        let theirs = order.try_clone().map_err(system("a descriptor"))?;
+        let mut command = Command::new("/proc/self/exe")
+            .args([ARGV0, NURSERY, &OPS_MAX.to_string()])
+            // What the environment holds would reach the store under test.
+            .env_clear()
+            .fd(0, memory, FdUse::Plain)
+            .fd(2, stderr.into(), FdUse::Plain)
+            .fd(ORDER_FD, theirs, FdUse::Plain);
+        if let Some(cpu) = cpu {
+            command = command.cpus([cpu]);
+        }
+        let nursery = Nursery::start(command, BELL_FD, CALLS, false)?;
         let file = dir.join("board.db");
-        Ok(Self { prepared, file, dir, ledger, memory, stderr, cpu })
+        Ok(Self { prepared, file, dir, ledger, nursery, order: order.into() })
     }
 
     /// The points of the undisturbed run; with `abandon`, of one that does not close at its end.
@@ -237,7 +254,7 @@ impl<'a> Range<'a> {
 
     /// Puts the files back as they were prepared.
     fn restore(&self) -> Result<(), RunError> {
-        for suffix in ["-wal", "-shm", "-journal"] {
+        for suffix in ["-wal", "-shm", "-journal", "-lock", "-anchor"] {
             super::probe::remove(&with_suffix(&self.file, suffix))?;
         }
         let put = |path: &Path, bytes: &[u8]| {
@@ -251,32 +268,33 @@ impl<'a> Range<'a> {
     }
 
     fn supervise(
-        &self,
+        &mut self,
         plan: &CyclePlan,
         driver: &mut dyn super::trace::Driver,
     ) -> Result<super::trace::Run, RunError> {
-        let system = |what| move |source| RunError::System { what, source };
-        let order = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
-        let order =
-            serde_json::to_string(&order).map_err(|error| RunError::Zygote(error.to_string()))?;
         let databases = Databases::At(vec![self.file.clone()]);
         let options = Options::new(CALLS, databases).deadline(DEADLINE);
         let mut supervisor = Supervisor::new(options)?;
+        let cycle = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
+        let mut birth = wire::Birth { slot: 0, cycle };
         for slot in 0..plan.lives.len() {
             super::supervise::forget(&self.ledger, slot);
-            let memory = self.memory.try_clone().map_err(system("a descriptor"))?;
-            let stderr = self.stderr.try_clone().map_err(system("a descriptor"))?;
-            let mut command = Command::new("/proc/self/exe")
-                .args([ARGV0, SOLO, &OPS_MAX.to_string(), &slot.to_string(), &order])
-                .env_clear()
-                .fd(0, memory, FdUse::Plain)
-                .fd(2, stderr.into(), FdUse::Plain);
-            if let Some(cpu) = self.cpu {
-                command = command.cpus([cpu]);
-            }
-            supervisor.spawn(&command)?;
+            birth.slot = slot;
+            self.write_order(&birth)?;
+            supervisor.spawn_from(&mut self.nursery)?;
         }
         Ok(supervisor.run(driver)?)
+    }
+
+    /// Puts down what the next child will be.
+    fn write_order(&mut self, birth: &wire::Birth) -> Result<(), RunError> {
+        let text =
+            serde_json::to_vec(birth).map_err(|error| RunError::Zygote(error.to_string()))?;
+        let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        self.order
+            .write_all_at(&text, 0)
+            .and_then(|()| self.order.set_len(length))
+            .map_err(|source| RunError::System { what: "writing an order", source })
     }
 }
 

@@ -127,7 +127,7 @@ impl Supervisor {
         self.state.executed(process);
         if self.answers.is_some() {
             // Fails only if the process is gone.
-            world::hide_vdso(process).ok();
+            world::prepare_program(process.0).ok();
         }
         driver.at_event(&Event::Executed { process }, &self.scene());
     }

@@ -165,7 +165,8 @@ fn start_failure(failure: &OwnedFd, program: &Path) -> TraceError {
     TraceError::Start { program: program.to_owned(), step: STEPS[place], source }
 }
 
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// Both ends of a pipe, reading first.
+pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];
     // SAFETY: `ends` has room for the two descriptors that the call writes.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {

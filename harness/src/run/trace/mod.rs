@@ -65,6 +65,7 @@ mod filter;
 mod hash;
 mod launch;
 mod memory;
+mod nursery;
 mod operation;
 mod options;
 mod phase;
@@ -93,6 +94,7 @@ pub use files::{
     Database, DatabaseId, Databases, Descriptor, FdTable, FileId, FileRef, HeldLock, Inherited,
     LockModel, Owner, Range, Role,
 };
+pub use nursery::Nursery;
 pub use operation::{LockCall, LockKind, Offset, Operation, PathArgument, Syscall};
 pub use options::{Leftovers, Options};
 pub use phase::{DbLock, Phase, PhasePattern, Sidecar, UnknownPhase, WalLock};

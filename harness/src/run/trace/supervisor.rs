@@ -18,6 +18,7 @@ use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Whom};
 use super::files::FileId;
 use super::filter;
 use super::launch::launch;
+use super::nursery::Nursery;
 use super::options::{Leftovers, Options};
 use super::ptrace::{self, Resume, Status, Whose};
 use super::report::{Receipt, Run, RunEnd};
@@ -55,6 +56,8 @@ pub struct Supervisor {
     /// The driver asked for the end.
     pub(super) ending: bool,
     filter: Vec<libc::sock_filter>,
+    /// What the filter stops at.
+    calls: CallSet,
     /// Spawned, and not yet let go.
     ready: Vec<ThreadId>,
     /// Copies of which every process is to die, those not yet born too.
@@ -108,6 +111,7 @@ impl Supervisor {
             timers: Vec::new(),
             ending: false,
             filter,
+            calls,
             ready: Vec::new(),
             doomed: HashSet::new(),
             early: HashSet::new(),
@@ -130,19 +134,37 @@ impl Supervisor {
             }
         }
         let child = launch(command, &mut self.filter)?;
-        let (process, thread) = (ProcessId(child), ThreadId(child));
         if self.answers.is_some() {
-            world::hide_vdso(process).map_err(|source| TraceError::Start {
+            world::prepare_program(child).map_err(|source| TraceError::Start {
                 program: command.program.clone(),
                 step: "hide the vDSO",
                 source,
             })?;
         }
+        Ok(self.add_spawned(child))
+    }
+
+    /// Has `nursery` fork a victim, which then is as one that was spawned.
+    ///
+    /// # Panics
+    ///
+    /// If the nursery's children stop at other calls than this supervisor deals with.
+    pub fn spawn_from(&mut self, nursery: &mut Nursery) -> Result<ProcessId, TraceError> {
+        assert_eq!(nursery.calls(), self.calls, "the filter is inherited");
+        let child = nursery.birth()?;
+        if let Some(answers) = &mut self.answers {
+            answers.parents_are_real = true;
+        }
+        Ok(self.add_spawned(child))
+    }
+
+    fn add_spawned(&mut self, child: i32) -> ProcessId {
+        let (process, thread) = (ProcessId(child), ThreadId(child));
         self.state.add_process(process, None, self.copies, true);
         self.state.add_thread(thread, process, Activity::Starting);
         self.copies += 1;
         self.ready.push(thread);
-        Ok(process)
+        process
     }
 
     /// Lets all commands go and asks `driver` at every stop, until every process has ended or been

@@ -21,7 +21,7 @@ use super::calls::{CallKind, Sys};
 use super::hash::NumberMap;
 use super::memory::Memory;
 use super::operation::{Syscall, low};
-use super::ptrace::Resume;
+use super::ptrace::{self, CallInfo, Resume};
 use super::state::{Activity, State};
 use super::supervisor::{Supervisor, unless_dead};
 use super::{ProcessId, ThreadId, TraceError};
@@ -57,6 +57,8 @@ pub(super) struct Answers {
     /// Virtual time, ns since it began.
     now_ns: u64,
     known: NumberMap<ProcessId, Known>,
+    /// Whether victims are forked by a nursery, which they may ask for by its number.
+    pub(super) parents_are_real: bool,
     born: NumberMap<i32, u32>,
 }
 
@@ -73,7 +75,13 @@ struct Known {
 
 impl Answers {
     pub(super) fn new(world: World) -> Self {
-        Self { world, now_ns: 0, known: NumberMap::default(), born: NumberMap::default() }
+        Self {
+            world,
+            now_ns: 0,
+            known: NumberMap::default(),
+            parents_are_real: false,
+            born: NumberMap::default(),
+        }
     }
 
     /// A process by its copy and its place among the processes of that copy: these repeat.
@@ -236,6 +244,7 @@ fn answer(answers: &mut Answers, state: &State, thread: ThreadId, call: &Syscall
             });
             Answer::Result(number + i64::try_from(place.count()).unwrap_or(0))
         }
+        Sys::Getppid if answers.parents_are_real => Answer::None,
         Sys::Getppid => Answer::Result(FIRST_NUMBER),
         _ if call.sys.kind() == CallKind::Open => {
             let asked = memory.path(call.arguments[path_index(call.sys)]).unwrap_or_default();
@@ -259,14 +268,15 @@ fn stand_in(known: &mut Known, dir: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Hides the vDSO from a process that stands at the beginning of a program, so that it reads clocks
-/// by calls.
-pub(super) fn hide_vdso(process: ProcessId) -> io::Result<()> {
+/// Makes a program that stands at its beginning repeat: its clocks are read by calls, since the
+/// vDSO is hidden, and the random bytes that the kernel put on its stack are fixed ones.
+pub(super) fn prepare_program(process: i32) -> io::Result<()> {
     const AT_NULL: u64 = 0;
     const AT_IGNORE: u64 = 1;
+    const AT_RANDOM: u64 = 25;
     const AT_SYSINFO_EHDR: u64 = 33;
-    let memory = Memory::open(process)?;
-    let mut at = arch::stack_pointer(process.0).map_err(io::Error::from)?;
+    let memory = Memory::open(ProcessId(process))?;
+    let mut at = arch::stack_pointer(process).map_err(io::Error::from)?;
     // The stack holds: the count of arguments, them, 0, the environment, 0, and pairs of words.
     at += 8 * (2 + memory.word(at)?);
     while memory.word(at)? != 0 {
@@ -276,10 +286,33 @@ pub(super) fn hide_vdso(process: ProcessId) -> io::Result<()> {
     loop {
         match memory.word(at)? {
             AT_NULL => return Ok(()),
-            AT_SYSINFO_EHDR => return memory.set_word(at, AT_IGNORE),
-            _ => at += 16,
+            AT_SYSINFO_EHDR => memory.set_word(at, AT_IGNORE)?,
+            AT_RANDOM => memory.write(memory.word(at + 8)?, &fixed_bytes(16))?,
+            _ => {}
         }
+        at += 16;
     }
+}
+
+fn fixed_bytes(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    Stream::new(0, "program").rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+/// Answers a nursery that stands before a call: randomness is fixed, all else happens.
+pub(super) fn answer_nursery(thread: i32) -> Result<(), Errno> {
+    let CallInfo::Filtered { index, arguments } = ptrace::call_info(thread)? else {
+        return Ok(());
+    };
+    if Sys::from_index(index) != Some(Sys::Getrandom) {
+        return Ok(());
+    }
+    let length = arguments[1].min(RANDOM_BYTES_MAX);
+    let bytes = fixed_bytes(usize::try_from(length).unwrap_or(0));
+    let memory = Memory::open(ProcessId(thread)).map_err(|_| Errno::EFAULT)?;
+    memory.write(arguments[0], &bytes).map_err(|_| Errno::EFAULT)?;
+    arch::skip_call(thread, i64::try_from(length).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use killpoint::run::trace::{
     CallKind, CallSet, Choice, Command, Databases, Decision, Driver, Event, Exit, Leftovers,
-    LookOn, Options, ProcessId, Run, RunEnd, Scene, Standing, Stop, Supervisor, TraceError, Unseen,
+    LookOn, Nursery, Options, ProcessId, Run, RunEnd, Scene, Standing, Stop, Supervisor,
+    TraceError, Unseen,
 };
 
 use super::support::{Lab, Recorder, run, run_all};
@@ -455,4 +456,39 @@ fn driver_that_waits_at_most_so_long_is_asked_again() {
     let run = run_all(options, &[shell("exec sleep 1000"), blocked], &mut driver);
     assert_eq!(run.exit_of(0), Some(Exit::Code(0)), "{run}");
     assert!(!driver.0.is_empty());
+}
+
+#[test]
+fn nursery_forks_the_victims_of_one_run_after_another() {
+    let lab = Lab::new();
+    let forks = "signal = __import__('signal')\n\
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
+        while os.read(4, 1):\n\
+        \x20 if os.fork() == 0:\n\
+        \x20  c = sqlite3.connect(DB, isolation_level=None)\n\
+        \x20  c.execute('CREATE TABLE IF NOT EXISTS t (a)')\n\
+        \x20  c.execute('INSERT INTO t VALUES (1)')\n\
+        \x20  c.close()\n\
+        \x20  os._exit(5)\n";
+    let mut nursery = Nursery::start(lab.python(forks), 4, CallSet::FAULTS).unwrap();
+    for round in 1..=3 {
+        let mut supervisor = Supervisor::new(options()).unwrap();
+        for _ in 0..2 {
+            supervisor.spawn_from(&mut nursery).unwrap();
+        }
+        let run = supervisor.run(&mut LookOn).unwrap();
+        let five = Some(Exit::Code(5));
+        assert_eq!((run.exit_of(0), run.exit_of(1), run.processes.len()), (five, five, 2), "{run}");
+        assert!(run.points > 20, "the victims are traced: {run}");
+        check_nothing_left(&run);
+        assert_eq!(lab.recovered(), ("ok".to_owned(), 2 * round));
+    }
+}
+
+#[test]
+fn nursery_that_ends_is_an_error_and_no_hang() {
+    let mut nursery = Nursery::start(shell("exit 0"), 4, CallSet::FAULTS).unwrap();
+    let mut supervisor = Supervisor::new(options()).unwrap();
+    let refused = supervisor.spawn_from(&mut nursery);
+    assert!(matches!(refused, Err(TraceError::Supervise { .. })), "{refused:?}");
 }

@@ -289,6 +289,8 @@ pub struct Counters {
     pub checkpoint_ns: AtomicU64,
     /// Fatal or last error: bytes of [`Slot::message`] that are set.
     message_bytes: AtomicU32,
+    /// A file operation failed for want of space.
+    no_space: AtomicU32,
     /// The pragmas below are set.
     pragmas_set: AtomicU32,
     synchronous: AtomicU32,
@@ -390,6 +392,18 @@ impl Slot {
         })
     }
 
+    /// Says that a file operation failed because the disk or a quota is full.
+    pub fn set_no_space(&self) {
+        self.counters.no_space.store(1, Ordering::Release);
+    }
+
+    /// Whether one did. SQLite tells some of them as plain I/O errors, such as a -shm that cannot
+    /// grow; and by the time that the process has ended, there may be room again.
+    #[must_use]
+    pub fn no_space(&self) -> bool {
+        self.counters.no_space.load(Ordering::Acquire) != 0
+    }
+
     /// Keeps the start of an error's text, at most 240 bytes.
     pub fn set_message(&self, text: &str) {
         let bytes = &text.as_bytes()[..text.len().min(self.message.len())];
@@ -429,6 +443,7 @@ impl Slot {
             sum.store(0, Ordering::Relaxed);
         }
         c.message_bytes.store(0, Ordering::Relaxed);
+        c.no_space.store(0, Ordering::Relaxed);
         c.pragmas_set.store(0, Ordering::Release);
     }
 }

@@ -1,8 +1,9 @@
 //! The hardened store as a target: each operation is one call of its public API.
 
 use super::{Done, Failure, Op, Target};
-use crate::ledger::Reason;
+use crate::ledger::{Effective, Reason};
 use crate::wire;
+use hardboard::sqlite::checkpoint::Mode;
 use hardboard::{
     Board, Commit, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome, StoreError, TaskId,
 };
@@ -19,6 +20,7 @@ pub(super) fn open(
         wal_autocheckpoint_pages: life.settings.wal_autocheckpoint,
         busy_timeout: Duration::from_millis(life.shape.busy_timeout_ms.into()),
         vfs: Some(super::vfs()),
+        ..Options::default()
     };
     let board = if create { Board::create(path, &options) } else { Board::open(path, &options) };
     board
@@ -71,6 +73,21 @@ impl Target for Hardened {
 
     fn connection(&self) -> &rusqlite::Connection {
         self.board.connection()
+    }
+
+    fn effective(&self) -> Result<Effective, String> {
+        let pragmas = self.board.pragmas().map_err(|error| with_sources(&error))?;
+        let of_sqlite = super::effective(self.board.connection());
+        let of_sqlite = of_sqlite.map_err(|error| error.to_string())?;
+        // The store checkpoints by itself; SQLite's own automatic checkpoints are off.
+        Ok(Effective { wal_autocheckpoint: pragmas.wal_autocheckpoint_pages, ..of_sqlite })
+    }
+
+    fn checkpoint(&mut self, mode: super::Mode) -> Result<Option<(i64, i64)>, String> {
+        // The store knows two ways: one that waits for nobody, and one that does.
+        let mode = if mode == super::Mode::Passive { Mode::Passive } else { Mode::Truncate };
+        let done = self.board.checkpoint(mode).map_err(|error| with_sources(&error))?;
+        Ok(done.map(|done| (done.log_pages.into(), done.done_pages.into())))
     }
 
     fn close(self: Box<Self>) -> Result<(), String> {

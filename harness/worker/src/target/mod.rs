@@ -74,6 +74,26 @@ impl Op<'_> {
     }
 }
 
+/// How a checkpoint goes about it, as SQLite names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Passive,
+    Full,
+    Restart,
+    Truncate,
+}
+
+impl Mode {
+    fn pragma(self) -> &'static str {
+        match self {
+            Self::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Self::Full => "PRAGMA wal_checkpoint(FULL)",
+            Self::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            Self::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        }
+    }
+}
+
 /// What was committed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Done {
@@ -110,6 +130,28 @@ pub(crate) trait Target {
     /// The connection, for reading and for what it says of itself.
     fn connection(&self) -> &rusqlite::Connection;
 
+    /// What it says of its own settings, asked for now.
+    fn effective(&self) -> Result<Effective, String> {
+        effective(self.connection()).map_err(|error| error.to_string())
+    }
+
+    /// Copies the log into the database; gives the pages in the log and
+    /// those copied, or `None` if another is at it.
+    fn checkpoint(&mut self, mode: Mode) -> Result<Option<(i64, i64)>, String> {
+        let answer = self
+            .connection()
+            .prepare_cached(mode.pragma())
+            .and_then(|mut sql| sql.query_row([], |row| Ok((row.get(1)?, row.get(2)?))));
+        match answer {
+            Ok((-1, -1)) => Ok(None),
+            Ok(pages) => Ok(Some(pages)),
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Closes the connection, and says what went wrong if it did.
     fn close(self: Box<Self>) -> Result<(), String>;
 }
@@ -128,7 +170,7 @@ pub(crate) fn open(
 }
 
 /// Reads back what matters of a connection's settings.
-pub(crate) fn effective(conn: &rusqlite::Connection) -> rusqlite::Result<Effective> {
+fn effective(conn: &rusqlite::Connection) -> rusqlite::Result<Effective> {
     let number = |pragma: &str| {
         conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
             .map(|value| u32::try_from(value).unwrap_or(u32::MAX))
