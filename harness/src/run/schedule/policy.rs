@@ -12,9 +12,9 @@ use std::collections::{BTreeSet, HashMap};
 /// Steps of a process in which its priority changes are drawn, for each of its operations.
 const STEPS_PER_OPERATION: u32 = 26;
 /// The last 8 bytes of each part of the wal-index header, where whoever reads or writes the whole
-/// part comes last: the two copies of the header, `nBackfill` with the first read mark, the further
-/// marks, and the field behind the lock bytes (SQLite, WAL-mode File Format, section 2.1).
-const WORDS: [u64; 6] = [40, 88, 96, 104, 112, 128];
+/// part comes last: the two copies of the header, `nBackfill` with the first read mark, and the next
+/// two marks (SQLite, WAL-mode File Format, section 2.1).
+const WORDS: [u64; 4] = [40, 88, 96, 104];
 /// Instructions that a counted preemption may take.
 const INSTRUCTIONS_MAX: u32 = 400;
 
@@ -106,8 +106,8 @@ impl Traps {
         let rest = drawn >> 8;
         Some(match self.kind {
             Preempt::WalIndex => {
-                let place = usize::try_from(rest % 6).unwrap_or(0);
-                Trap::Touch { offset: WORDS[place], skip: u32::from(drawn & 2 != 0) }
+                let place = usize::try_from(rest % 4).unwrap_or(0);
+                Trap::Touch { offset: WORDS[place], skip: u32::from(drawn & 6 == 6) }
             }
             _ => {
                 let steps = u32::try_from(rest % u64::from(INSTRUCTIONS_MAX)).unwrap_or(0);

@@ -167,10 +167,11 @@ impl Supervisor {
             return self.resume(thread, Resume::Run, 0);
         };
         let call = Syscall { sys, arguments };
-        self.end_trap(thread)?;
+        // What is only answered is no call to a trap: it goes on behind it.
         if self.answer(thread, &call)? {
             return Ok(());
         }
+        self.end_trap(thread)?;
         match self.state.examine(thread, call) {
             Examined::Ignored => {
                 self.state.before_ignored_call(thread, &call);

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::alarm::{self, Alarm};
 use super::command::{Command, FdUse};
-use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Whom};
+use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Trap, Whom};
 use super::files::FileId;
 use super::filter;
 use super::launch::launch;
@@ -351,6 +351,8 @@ impl Supervisor {
         how: Resume,
         signal: i32,
     ) -> Result<(), TraceError> {
+        let steps = matches!(self.trap_of(thread), Some(Trap::Steps(_)));
+        let how = if steps && how == Resume::Run { Resume::Step } else { how };
         if let Err(errno) = ptrace::resume(thread.0, how, signal) {
             return unless_dead(thread, "resume", errno);
         }
