@@ -28,9 +28,11 @@ enum Command {
     /// Strikes one script at every point of it: kills, torn writes, failing calls.
     Sweep(Sweep),
     /// Runs any command as the victim: strikes it again and again, and judges what is left.
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// Watches any command for breaches of the rules that SQLite relies on; strikes nothing.
     Watch(Watch),
+    /// Lists the builds of SQLite that processes can run on, and builds them.
+    Engines(Engines),
     /// Judges a stored history again.
     Judge(Judge),
     /// Lists the scenarios that are built in.
@@ -84,6 +86,8 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) plan_only: bool,
     #[command(flatten)]
+    pub(crate) engine: EngineChoice,
+    #[command(flatten)]
     pub(crate) common: Common,
 }
 
@@ -91,6 +95,8 @@ pub(crate) struct Run {
 pub(crate) struct Tune {
     /// A scenario file with the settings to compare; the built-in matrix if not given.
     pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -103,6 +109,11 @@ pub(crate) struct Sweep {
     /// Strikes at once; as many as there are cores if not given.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: Option<u16>,
+    /// Write JUnit XML to this file.
+    #[arg(long)]
+    pub(crate) junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -148,6 +159,9 @@ pub(crate) struct Exec {
     /// How long one run may take: 60s.
     #[arg(long, value_parser = parse_budget)]
     pub(crate) deadline: Option<Duration>,
+    /// Write JUnit XML to this file.
+    #[arg(long)]
+    pub(crate) junit: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) common: Common,
     /// The command; it runs in an empty directory of its own. A word of it that names a file from
@@ -179,6 +193,25 @@ pub(crate) struct Watch {
     /// The command.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// Which SQLite the processes run on.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineChoice {
+    /// SQLite for all processes, in place of what the scenario says: a name that `killpoint
+    /// engines` lists, or a libsqlite3 by path. What looks at their files stays the bundled one.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) engine: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Engines {
+    /// Build these first; all if none is named.
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    pub(crate) build: Option<Vec<String>>,
+    /// What goes to stdout: text for people, or one JSON object a line for programs.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
 #[derive(Args, Debug)]
@@ -221,6 +254,7 @@ pub fn main() -> Exit {
         Command::Sweep(sweep) => command::sweep(&sweep),
         Command::Exec(exec) => command::exec(&exec),
         Command::Watch(watch) => command::watch(&watch),
+        Command::Engines(engines) => command::engines(&engines),
         Command::Judge(judge) => command::judge(&judge),
         Command::List => command::list(),
     };

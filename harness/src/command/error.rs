@@ -2,8 +2,8 @@
 
 use crate::exit::Exit;
 use crate::history::HistoryError;
-use crate::run::RunError;
 use crate::run::trace::TraceError;
+use crate::run::{EngineError, RunError};
 use crate::scenario::ScenarioError;
 use std::path::PathBuf;
 
@@ -29,6 +29,9 @@ pub enum CommandError {
     /// A history that cannot be read: exit 2.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// An engine that was asked for cannot be had: exit 2, and nothing was run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The harness failed: exit 70.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -50,10 +53,12 @@ impl CommandError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Scenario(_) | Self::Usage(_) | Self::Place { .. } | Self::History(_) => {
-                Exit::Usage
-            }
-            Self::Run(
+            Self::Scenario(_)
+            | Self::Usage(_)
+            | Self::Place { .. }
+            | Self::Engine(_)
+            | Self::History(_)
+            | Self::Run(
                 RunError::Query(_) | RunError::Trace { source: TraceError::Start { .. } },
             ) => Exit::Usage,
             Self::Run(_) | Self::Output { .. } | Self::Signals(_) => Exit::Failed,

@@ -7,13 +7,16 @@
 
 use super::place::Place;
 use super::progress::{Progress, interruptible};
-use super::run::{common_words, fresh_seed};
-use super::{CommandError, say};
+use super::run::{common_words, fresh_seed, write_results};
+use super::{CommandError, print, say};
 use crate::cli;
 use crate::exit::Exit;
 use crate::plan::Stream;
+use crate::report::exec::ExecReport;
+use crate::report::{Engine, NOT_SHOWN, Report, SCHEMA, bound};
 use crate::run::RunError;
 use crate::run::exec::{Executed, Hit, Remains, Victim, execute, inspect};
+use crate::run::machine::{self, Machine};
 use crate::run::trace::{
     ErrorCode, Exit as End, Fault, KillWhen, Outcome, Phase, PhasePattern, RunEnd, Whom,
 };
@@ -22,39 +25,127 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Carries out the command.
 pub(crate) fn exec(arguments: &cli::Exec) -> Result<Exit, CommandError> {
     let blows = blows(arguments)?;
     let mut place = Place::make(&arguments.common)?;
     let seed = arguments.common.seed.unwrap_or_else(fresh_seed);
-    let mut words = vec!["killpoint exec".to_owned()];
-    common_words(&arguments.common, seed, &mut words);
-    say(&format!("seed {seed:#x}"));
+    let command = command_line(arguments, seed);
+    say(&format!("repeat: {command}"));
+    let began = Instant::now();
+    let budget = arguments.common.budget.unwrap_or_default();
     let interrupted = interruptible()?;
     let mut session = Session::new(arguments, blows, seed);
     let progress = Progress::new("exec", arguments.cycles.into());
-    for cycle in 0..arguments.cycles {
+    for cycle in 0.. {
+        if cycle >= arguments.cycles && began.elapsed() >= budget {
+            break;
+        }
         if interrupted.load(Ordering::Relaxed) {
             session.find(FindingKind::Interrupted, format!("stopped after {cycle} cycles"));
             break;
         }
         session.cycle(cycle, place.work.path())?;
+        session.cycles += 1;
         progress.step();
         if session.verdict() == Verdict::Fail {
             break;
         }
     }
     drop(progress);
-    let exit = session.tell();
+    let mut told = session.tell(arguments);
+    told.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let exit = Exit::of(told.as_expected, false, told.verdict);
     if exit == Exit::Broken {
         place.keep();
         let to = place.out.join("evidence");
         super::execute::copy_tree(&session.dir(place.work.path()), &to)?;
         say(&format!("evidence: {}", to.display()));
     }
+    finish(told, exit, &mut place, arguments, (command, seed))?;
     Ok(exit)
+}
+
+/// Tells the end, and writes what was asked for.
+fn finish(
+    told: ExecReport,
+    exit: Exit,
+    place: &mut Place,
+    arguments: &cli::Exec,
+    (command, seed): (String, u64),
+) -> Result<(), CommandError> {
+    say(&format!("{} (exit {}): {}", told.verdict, exit.code(), told.line()));
+    if arguments.common.format == cli::Format::Jsonl {
+        let line =
+            serde_json::to_string(&told).map_err(|error| CommandError::Usage(error.to_string()))?;
+        print(&(line + "\n"))?;
+    }
+    let report = Report {
+        schema: SCHEMA,
+        killpoint: env!("CARGO_PKG_VERSION").to_owned(),
+        command,
+        seed: format!("{seed:#x}"),
+        engine: Engine {
+            sqlite_version: "the command's own".to_owned(),
+            judge_sqlite_version: rusqlite::version().to_owned(),
+        },
+        machine: Machine::here(place.work.path()),
+        exit_code: exit.code(),
+        peak_memory_mib: machine::peak_memory_mib(),
+        error: None,
+        scenarios: Vec::new(),
+        configs: Vec::new(),
+        sweeps: Vec::new(),
+        execs: vec![told],
+        schedules: Vec::new(),
+        not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    write_results(&report, place, arguments.junit.as_deref(), exit)
+}
+
+/// The command that does the same again.
+fn command_line(arguments: &cli::Exec, seed: u64) -> String {
+    let mut words = vec!["killpoint exec".to_owned()];
+    let lists = [
+        ("--kill", &arguments.kill),
+        ("--tear", &arguments.tear),
+        ("--fail", &arguments.fail),
+        ("--pause", &arguments.pause),
+    ];
+    for (flag, values) in lists {
+        words.extend(values.iter().map(|value| format!("{flag} {value}")));
+    }
+    words.push(format!("--copies {} --cycles {}", arguments.copies, arguments.cycles));
+    words.push(format!("--per-database {}", arguments.per_database));
+    words.extend(arguments.db.iter().map(|db| format!("--db {}", quoted(db.as_os_str()))));
+    let texts = [
+        ("--setup", &arguments.setup),
+        ("--check-sql", &arguments.check_sql),
+        ("--check", &arguments.check),
+    ];
+    for (flag, value) in texts {
+        words.extend(value.iter().map(|value| format!("{flag} {}", quoted(OsStr::new(value)))));
+    }
+    if let Some(deadline) = arguments.deadline {
+        let text = humantime::format_duration(deadline).to_string().replace(' ', "");
+        words.push(format!("--deadline {text}"));
+    }
+    common_words(&arguments.common, seed, &mut words);
+    words.push("--".to_owned());
+    words.extend(arguments.command.iter().map(|word| quoted(word)));
+    words.join(" ")
+}
+
+/// A word as a shell takes it for one.
+fn quoted(word: &OsStr) -> String {
+    let text = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@,+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// A fault with the points that it may strike.
@@ -139,6 +230,8 @@ struct Session<'a> {
     planned: u64,
     acked_ever: u64,
     checked: u64,
+    bad: u64,
+    cycles: u64,
     databases: Vec<PathBuf>,
 }
 
@@ -157,6 +250,8 @@ impl<'a> Session<'a> {
             planned: 0,
             acked_ever: 0,
             checked: 0,
+            bad: 0,
+            cycles: 0,
             databases: Vec::new(),
         }
     }
@@ -289,7 +384,9 @@ impl<'a> Session<'a> {
         for database in &databases {
             let remains = inspect(database, dir, query, &self.acked, &self.refused)?;
             self.checked += 1;
+            let before = self.findings.len();
             self.weigh(cycle, database, &remains);
+            self.bad += u64::from(self.findings.len() > before);
         }
         let Some(check) = &self.arguments.check else { return Ok(()) };
         let list = |name: &str, tokens: &[String]| {
@@ -336,8 +433,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells what was seen, what was not judged, and the verdict.
-    fn tell(&mut self) -> Exit {
+    /// Tells what was found and what was not judged; gives all that was seen.
+    fn tell(&mut self, arguments: &cli::Exec) -> ExecReport {
+        let mut not_judged = vec!["power loss".to_owned()];
         let landed: u64 = self.landed.values().sum();
         if landed == 0 {
             let planned = self.planned;
@@ -350,8 +448,9 @@ impl<'a> Session<'a> {
         }
         let asks = self.arguments.check_sql.is_some() || self.arguments.check.is_some();
         if self.acked_ever == 0 {
-            say("not judged: whether acknowledged writes survive, since nothing was acknowledged \
-                 (write `ack TOKEN` lines to the descriptor in KILLPOINT_ACK_FD)");
+            let text = "whether acknowledged writes survive, since nothing was acknowledged (write \
+                        `ack TOKEN` lines to the descriptor in KILLPOINT_ACK_FD)";
+            not_judged.push(text.to_owned());
             if asks {
                 let detail = "a check was given, and nothing was ever acknowledged".to_owned();
                 self.find(FindingKind::NothingAcked, detail);
@@ -361,24 +460,29 @@ impl<'a> Session<'a> {
                           to ask for them";
             self.find(FindingKind::LedgerCutShort, detail.to_owned());
         }
-        say("not judged: power loss");
+        for text in &not_judged {
+            say(&format!("not judged: {text}"));
+        }
         for finding in self.findings.iter().take(10) {
             say(&format!("{}: {}", finding.kind, finding.detail));
         }
-        let phases: Vec<String> =
-            self.landed.iter().map(|(phase, count)| format!("{phase} {count}")).collect();
+        let words: Vec<String> = arguments.command.iter().map(|word| quoted(word)).collect();
         let verdict = self.verdict();
-        let exit = Exit::of(verdict == Verdict::Pass, false, verdict);
-        say(&format!(
-            "{verdict} (exit {}): {landed} of {} faults landed ({}) · {} acknowledged · {} \
-             recoveries judged",
-            exit.code(),
-            self.planned,
-            phases.join(", "),
-            self.acked_ever,
-            self.checked
-        ));
-        exit
+        ExecReport {
+            victim: words.join(" "),
+            copies: arguments.copies,
+            verdict,
+            as_expected: verdict == Verdict::Pass,
+            findings: self.findings.clone(),
+            cycles: self.cycles,
+            faults: self.planned,
+            landed_by_phase: self.landed.clone(),
+            acked_ops: self.acked_ever,
+            recoveries: self.checked,
+            bad_recovery_share: bound::upper_95(self.bad, self.checked),
+            not_judged,
+            elapsed_ms: 0,
+        }
     }
 }
 

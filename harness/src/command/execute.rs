@@ -7,9 +7,9 @@
 use crate::history::{self, Line, Writer};
 use crate::oracle::{self, CycleJudgement, Judge, Tally};
 use crate::plan::{CyclePlan, Generation, Plan};
-use crate::run::{Lane, RunError};
+use crate::run::{Engines, Lane, RunError};
 use crate::scenario::Expect;
-use crate::verdict::{Finding, Verdict};
+use crate::verdict::{Finding, FindingKind, Verdict};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,6 +36,10 @@ pub(crate) struct Execution<'a> {
     pub(crate) deadline: Option<Instant>,
     /// Set when a person wants it to end.
     pub(crate) interrupted: &'a AtomicBool,
+    /// What the processes run on, made ready.
+    pub(crate) engines: &'a Engines,
+    /// The library that the command line names, if it does.
+    pub(crate) given_engine: Option<&'a Path>,
     /// Told of each cycle.
     pub(crate) watch: &'a dyn Watch,
 }
@@ -53,6 +57,8 @@ pub(crate) struct Executed {
     pub(crate) settings: Vec<Tally>,
     /// The first findings, in order of discovery; those of the whole run last.
     pub(crate) findings: Vec<Finding>,
+    /// What the run as a whole lacks; among the findings, too.
+    pub(crate) lacking: Vec<FindingKind>,
     /// From the merge of all findings.
     pub(crate) verdict: Verdict,
     /// Wall time.
@@ -81,19 +87,22 @@ pub(crate) struct Spent {
 struct Shared {
     executed: Executed,
     stop: bool,
+    /// Settings that have shown what they were to show, where each has a verdict of its own.
+    settled: Vec<bool>,
     generations: Box<dyn Iterator<Item = Generation> + Send>,
 }
 
 /// Carries out `plan`.
 pub(crate) fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<Executed, RunError> {
     let history = Writer::create(execution.history)?;
-    history.append([&header(plan)])?;
+    history.append([&header(plan, execution.given_engine)])?;
     let began = Instant::now();
     let shared = Mutex::new(Shared {
         executed: Executed {
             tally: Tally::default(),
             settings: vec![Tally::default(); plan.scenario.setting.len()],
             findings: Vec::new(),
+            lacking: Vec::new(),
             verdict: Verdict::Pass,
             elapsed: Duration::ZERO,
             spent: Spent::default(),
@@ -101,6 +110,7 @@ pub(crate) fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<Executed
             error: None,
         },
         stop: false,
+        settled: vec![false; plan.scenario.setting.len()],
         generations: Box::new(plan.generations()),
     });
     std::thread::scope(|scope| {
@@ -121,7 +131,9 @@ pub(crate) fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<Executed
     let cut = execution.interrupted.load(Ordering::Relaxed);
     let interrupted = cut || executed.error.is_some();
     history.append([&Line::End(history::End { interrupted })])?;
-    executed.findings.extend(oracle::judge_whole(plan, &executed.tally, interrupted));
+    let lacking = oracle::judge_whole(plan, &executed.tally, interrupted);
+    executed.lacking = lacking.iter().map(|finding| finding.kind).collect();
+    executed.findings.extend(lacking);
     executed.verdict = Verdict::merge(
         std::iter::once(executed.verdict)
             .chain(executed.findings.iter().map(|finding| finding.kind.verdict())),
@@ -129,7 +141,7 @@ pub(crate) fn execute(plan: &Plan, execution: &Execution<'_>) -> Result<Executed
     Ok(executed)
 }
 
-fn header(plan: &Plan) -> Line {
+fn header(plan: &Plan, given_engine: Option<&Path>) -> Line {
     Line::Header(Box::new(history::Header {
         schema: history::SCHEMA,
         name: plan.name.clone(),
@@ -137,6 +149,7 @@ fn header(plan: &Plan) -> Line {
         seed: format!("{:#x}", plan.seed),
         killpoint: env!("CARGO_PKG_VERSION").to_owned(),
         judge_sqlite_version: rusqlite::version().to_owned(),
+        given_engine: given_engine.map(Path::to_owned),
     }))
 }
 
@@ -156,7 +169,7 @@ impl Worker<'_> {
     }
 
     fn work(&self, dir: &Path) -> Result<(), RunError> {
-        let mut lane = Lane::start(dir, self.execution.ops_max)?;
+        let mut lane = Lane::start(dir, self.execution.ops_max, self.execution.engines)?;
         while let Some(generation) = self.next() {
             let from = Instant::now();
             lane.found(self.plan, generation)?;
@@ -172,7 +185,10 @@ impl Worker<'_> {
         if shared.stop || self.execution.interrupted.load(Ordering::Relaxed) {
             return None;
         }
-        let generation = shared.generations.next()?;
+        let mut generation = shared.generations.next()?;
+        while shared.settled[generation.setting] {
+            generation = shared.generations.next()?;
+        }
         let round_begins = generation.setting == 0 && generation.index > 0;
         if round_begins && self.no_time_for_a_round(generation) {
             shared.stop = true;
@@ -187,6 +203,12 @@ impl Worker<'_> {
         let settings = u32::try_from(self.plan.scenario.setting.len()).unwrap_or(1);
         let rounds = (next.index / settings.max(1)).max(1);
         Instant::now() + self.began.elapsed() / rounds > deadline
+    }
+
+    /// What the setting of a cycle is to show.
+    fn expect_of(&self, plan: &CyclePlan) -> Expect {
+        let scenario = &self.plan.scenario;
+        scenario.expect_of(scenario.setting[plan.setting])
     }
 
     fn generation(&self, lane: &mut Lane, generation: Generation) -> Result<(), RunError> {
@@ -230,12 +252,16 @@ impl Worker<'_> {
         executed.verdict = executed.verdict.max(verdict);
         let room = FINDINGS_MAX.saturating_sub(executed.findings.len());
         executed.findings.extend(judgement.findings.iter().take(room).cloned());
-        let done = match self.plan.scenario.expect {
+        let done = match self.expect_of(plan) {
             Expect::Fail(kind) => judgement.findings.iter().any(|found| found.kind == kind),
             Expect::Pass | Expect::Inconclusive(_) => verdict == Verdict::Fail,
         };
         if done && !self.plan.scenario.cycles.to_the_end {
-            shared.stop = true;
+            if self.plan.scenario.settings_differ() {
+                shared.settled[plan.setting] = true;
+            } else {
+                shared.stop = true;
+            }
         }
         drop(shared);
         self.execution.watch.cycle(plan, &lines, &judgement);
@@ -244,7 +270,7 @@ impl Worker<'_> {
 
     /// Keeps the files as the cycle's processes left them, unless the finding was expected.
     fn keep_evidence(&self, lane: &mut Lane, plan: &CyclePlan) -> Result<(), RunError> {
-        let expected = matches!(self.plan.scenario.expect, Expect::Fail(_));
+        let expected = matches!(self.expect_of(plan), Expect::Fail(_));
         let kept = self.shared().executed.evidence.len();
         if expected || kept >= EVIDENCE_MAX {
             return Ok(());

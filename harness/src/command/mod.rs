@@ -1,5 +1,6 @@
 //! The commands: each ties the stages together for one purpose.
 
+mod engines;
 mod error;
 mod exec;
 mod execute;
@@ -11,6 +12,7 @@ mod sweep;
 mod tune;
 mod watch;
 
+pub(crate) use engines::engines;
 pub use error::CommandError;
 pub(crate) use exec::exec;
 pub(crate) use judge::judge;

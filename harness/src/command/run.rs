@@ -1,5 +1,6 @@
 //! `killpoint run`: scenarios, each under one seed, or under fresh ones until the budget is spent.
 
+use super::engines::Choice;
 use super::execute::{Executed, Execution, Spent, execute};
 use super::place::Place;
 use super::progress::{Progress, interruptible};
@@ -9,12 +10,13 @@ use crate::exit::Exit;
 use crate::oracle::Tally;
 use crate::plan::{Plan, round_seed};
 use crate::report::{
-    Bounds, Counts, Engine, NOT_SHOWN, Report, SCHEMA, ScenarioReport, SettingReport, SpentMs,
-    bound, cost, junit, summary, text,
+    Bounds, Counts, Engine, EngineReport, NOT_SHOWN, Report, SCHEMA, ScenarioReport, SettingReport,
+    SpentMs, bound, cost, junit, summary, text,
 };
+use crate::run::Engines;
 use crate::run::machine::{self, Machine};
-use crate::scenario::{self, Scenario, builtin};
-use crate::verdict::Verdict;
+use crate::scenario::{self, Scenario, Setting, builtin};
+use crate::verdict::{FindingKind, Verdict};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +35,8 @@ fn lanes() -> usize {
 
 /// Carries out the command.
 pub(crate) fn run(run: &Run) -> Result<Exit, CommandError> {
-    let scenarios = gather(run)?;
+    let choice = Choice::of(&run.engine)?;
+    let scenarios = gather(run, &choice)?;
     let seed = run.common.seed.unwrap_or_else(fresh_seed);
     if run.plan_only {
         return plan_only(&scenarios, seed);
@@ -41,11 +44,17 @@ pub(crate) fn run(run: &Run) -> Result<Exit, CommandError> {
     let mut place = Place::make(&run.common)?;
     let jobs = run.jobs.map_or_else(lanes, usize::from);
     place.check_room(scenarios.iter().map(|(_, scenario)| scenario), jobs)?;
+    let engines = choice.ready(scenarios.iter().flat_map(|(_, scenario)| scenario.engines()))?;
     let interrupted = interruptible()?;
     let command = command_line(run, seed);
     say(&format!("seed {seed:#x} · repeat: {command}"));
-    let mut suite =
-        Suite { reports: Vec::new(), versions: BTreeSet::new(), exits: Vec::new(), error: None };
+    let mut suite = Suite {
+        engines: (&engines, choice.library.as_deref()),
+        reports: Vec::new(),
+        versions: BTreeSet::new(),
+        exits: Vec::new(),
+        error: None,
+    };
     let began = Instant::now();
     for round in 0.. {
         for (name, scenario) in &scenarios {
@@ -69,11 +78,13 @@ pub(crate) fn run(run: &Run) -> Result<Exit, CommandError> {
 }
 
 /// Loads everything before anything runs.
-fn gather(run: &Run) -> Result<Vec<(String, Scenario)>, CommandError> {
+fn gather(run: &Run, choice: &Choice) -> Result<Vec<(String, Scenario)>, CommandError> {
     let mut scenarios = Vec::new();
     if run.canaries {
         for canary in builtin::CANARIES {
-            scenarios.push((canary.name.to_owned(), canary.load()?));
+            let mut scenario = canary.load()?;
+            choice.apply(&mut scenario);
+            scenarios.push((canary.name.to_owned(), scenario));
         }
     }
     for file in &run.files {
@@ -81,6 +92,7 @@ fn gather(run: &Run) -> Result<Vec<(String, Scenario)>, CommandError> {
         if let Some(cycles) = run.cycles {
             scenario.cycles.count = cycles;
         }
+        choice.apply(&mut scenario);
         scenarios.push((name_of(file), scenario));
     }
     if scenarios.is_empty() {
@@ -136,6 +148,7 @@ fn command_line(run: &Run, seed: u64) -> String {
     if let Some(jobs) = run.jobs {
         words.push(format!("--jobs {jobs}"));
     }
+    Choice::words(&run.engine, &mut words);
     common_words(&run.common, seed, &mut words);
     words.join(" ")
 }
@@ -154,14 +167,16 @@ pub(super) fn common_words(common: &Common, seed: u64, words: &mut Vec<String>) 
 }
 
 /// What has been run so far.
-struct Suite {
+struct Suite<'a> {
+    /// What the processes run on, and the library that the command line names.
+    engines: (&'a Engines, Option<&'a Path>),
     reports: Vec<ScenarioReport>,
     versions: BTreeSet<u32>,
     exits: Vec<Exit>,
     error: Option<String>,
 }
 
-impl Suite {
+impl Suite<'_> {
     fn run_one(
         &mut self,
         plan: &Plan,
@@ -182,11 +197,13 @@ impl Suite {
                 ops_max: OPS_MAX,
                 deadline,
                 interrupted,
+                engines: self.engines.0,
+                given_engine: self.engines.1,
                 watch: &progress,
             },
         )?;
         drop(progress);
-        self.versions.extend(executed.tally.sqlite_versions.keys());
+        self.versions.extend(loaded_versions(&executed.tally));
         let report = scenario_report(plan, jobs, &executed);
         let cut = interrupted.load(Ordering::Relaxed) && report.verdict == Verdict::Inconclusive;
         let exit = if cut {
@@ -222,7 +239,7 @@ impl Suite {
             killpoint: env!("CARGO_PKG_VERSION").to_owned(),
             command,
             seed: format!("{seed:#x}"),
-            engine: Engine { sqlite_version: versions(&self.versions) },
+            engine: engine(&self.versions),
             machine: Machine::here(place.work.path()),
             exit_code: exit.code(),
             peak_memory_mib: machine::peak_memory_mib(),
@@ -230,6 +247,8 @@ impl Suite {
             scenarios: self.reports,
             configs: Vec::new(),
             sweeps: Vec::new(),
+            execs: Vec::new(),
+            schedules: Vec::new(),
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }
     }
@@ -241,11 +260,25 @@ pub(super) fn one_line(error: &dyn std::error::Error) -> String {
 }
 
 /// `3054001` as `3.54.1`.
-pub(super) fn versions(numbers: &BTreeSet<u32>) -> String {
-    let texts: Vec<String> = numbers
-        .iter()
-        .map(|n| format!("{}.{}.{}", n / 1_000_000, n / 1_000 % 1_000, n % 1_000))
-        .collect();
+pub(super) fn version(number: u32) -> String {
+    format!("{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
+}
+
+/// The versions that the processes loaded.
+pub(super) fn loaded_versions(tally: &Tally) -> BTreeSet<u32> {
+    tally.engines.keys().map(|(_, _, loaded)| loaded.sqlite_version).collect()
+}
+
+/// What was under test, and what looked at it.
+pub(super) fn engine(numbers: &BTreeSet<u32>) -> Engine {
+    Engine {
+        sqlite_version: versions(numbers),
+        judge_sqlite_version: rusqlite::version().to_owned(),
+    }
+}
+
+fn versions(numbers: &BTreeSet<u32>) -> String {
+    let texts: Vec<String> = numbers.iter().copied().map(version).collect();
     if texts.is_empty() { "unknown".to_owned() } else { texts.join(", ") }
 }
 
@@ -282,6 +315,12 @@ pub(super) fn scenario_report(plan: &Plan, jobs: usize, executed: &Executed) -> 
     for finding in &executed.findings {
         by_kind.entry(finding.kind).or_insert(1);
     }
+    let settings: Vec<Settled> = scenario
+        .setting
+        .iter()
+        .zip(&executed.settings)
+        .map(|(setting, tally)| Settled::of(scenario, *setting, tally))
+        .collect();
     let processes = plan.generations().next().map_or(0, |g| plan.cycle(g, 0).lives.len());
     ScenarioReport {
         name: plan.name.clone(),
@@ -290,7 +329,13 @@ pub(super) fn scenario_report(plan: &Plan, jobs: usize, executed: &Executed) -> 
         canary: scenario.canary,
         seed: format!("{:#x}", plan.seed),
         verdict: executed.verdict,
-        as_expected: scenario.expect.met(executed.verdict, kinds),
+        as_expected: if scenario.settings_differ() {
+            executed.lacking.is_empty()
+                && executed.settings.len() == scenario.setting.len()
+                && settings.iter().all(Settled::as_expected)
+        } else {
+            scenario.expect.met(executed.verdict, kinds)
+        },
         findings: executed.findings.clone(),
         findings_by_kind: by_kind.iter().map(|(k, n)| (k.as_str().to_owned(), *n)).collect(),
         counts: counts(tally),
@@ -299,17 +344,54 @@ pub(super) fn scenario_report(plan: &Plan, jobs: usize, executed: &Executed) -> 
         jobs,
         processes,
         spent_ms: spent(&executed.spent),
-        settings: scenario
-            .setting
-            .iter()
-            .zip(&executed.settings)
-            .map(|(setting, tally)| SettingReport { name: setting.name(), counts: counts(tally) })
-            .collect(),
+        settings: settings.into_iter().map(|setting| setting.report).collect(),
         bounds: Bounds {
             lost_acked_op_share: bound::upper_95(tally.lost_acked_ops, tally.acked_ops),
             corrupt_cycle_share: bound::upper_95(tally.corrupt_cycles, tally.cycles),
         },
         evidence: executed.evidence.iter().map(|path| path.display().to_string()).collect(),
+    }
+}
+
+/// One setting's report, and whether it is what was expected of it alone.
+struct Settled {
+    report: SettingReport,
+    kinds: BTreeSet<FindingKind>,
+}
+
+impl Settled {
+    fn of(scenario: &Scenario, setting: Setting, tally: &Tally) -> Self {
+        let mut kinds: BTreeSet<FindingKind> = tally.findings.keys().copied().collect();
+        if tally.acked_ops == 0 {
+            kinds.insert(FindingKind::NothingAcked);
+        }
+        let own = scenario.settings_differ();
+        let verdict = std::iter::once(Verdict::Pass).chain(kinds.iter().map(|kind| kind.verdict()));
+        let engines =
+            tally.engines.iter().map(|((role, engine, loaded), processes)| EngineReport {
+                role: *role,
+                engine: *engine,
+                sqlite_version: version(loaded.sqlite_version),
+                source_id: loaded.source_id.clone(),
+                processes: *processes,
+            });
+        let report = SettingReport {
+            name: setting.name(),
+            expect: own.then(|| scenario.expect_of(setting)),
+            verdict: own.then(|| Verdict::merge(verdict)),
+            failed_cycles: tally.failed_cycles,
+            first_loss_ms: tally.first_loss_us.map(|us| us / 1_000),
+            engines: engines.collect(),
+            counts: counts(tally),
+        };
+        Self { report, kinds }
+    }
+
+    fn as_expected(&self) -> bool {
+        let (Some(expect), Some(verdict)) = (self.report.expect, self.report.verdict) else {
+            return true;
+        };
+        expect.met(verdict, self.kinds.iter().copied())
     }
 }
 

@@ -1,22 +1,24 @@
 //! `killpoint sweep`: one script, struck at every point of it, each time from the same files.
 
+use super::engines::Choice;
 use super::place::Place;
 use super::progress::{Progress, interruptible};
-use super::run::{common_words, fresh_seed, name_of, one_line, write_results};
+use super::run::{common_words, engine, fresh_seed, name_of, one_line, write_results};
 use super::{CommandError, print, say};
 use crate::cli::{self, Format};
 use crate::exit::Exit;
+use crate::history::Line;
 use crate::oracle::Judge;
 use crate::report::sweep::{PhaseCoverage, SettingSweep, SweepReport, line, table};
-use crate::report::{Engine, NOT_SHOWN, Report, SCHEMA, cost, ratio};
-use crate::run::RunError;
+use crate::report::{NOT_SHOWN, Report, SCHEMA, cost, ratio};
 use crate::run::machine::{self, Machine};
 use crate::run::sweep::{Blow, Point, Prepared, Range, Strike, exhaustive, prepare, sampled};
 use crate::run::trace::Outcome;
+use crate::run::{Engines, RunError};
 use crate::scenario::Setting;
 use crate::scenario::sweep::{self, Sweep};
 use crate::verdict::{Finding, FindingKind, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -25,27 +27,50 @@ use std::time::Instant;
 /// Findings of one sweep that are kept word for word.
 const FINDINGS_MAX: usize = 50;
 
-/// Carries out the command.
-pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
-    let mut sweeps = Vec::new();
-    for file in &arguments.files {
-        sweeps.push((name_of(file), sweep::load(file)?));
-    }
-    let mut place = Place::make(&arguments.common)?;
-    let seed = arguments.common.seed.unwrap_or_else(fresh_seed);
+/// SQLite's versions, as the struck processes report the library that they loaded.
+fn versions_of(reports: &[SweepReport]) -> BTreeSet<u32> {
+    reports.iter().flat_map(|report| &report.sqlite_versions).copied().collect()
+}
+
+fn command_line(arguments: &cli::Sweep, seed: u64) -> String {
     let mut words = vec!["killpoint sweep".to_owned()];
     words.extend(arguments.files.iter().map(|file| file.display().to_string()));
     words.extend(arguments.jobs.map(|jobs| format!("--jobs {jobs}")));
+    Choice::words(&arguments.engine, &mut words);
     common_words(&arguments.common, seed, &mut words);
-    let command = words.join(" ");
+    words.join(" ")
+}
+
+/// Carries out the command.
+pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
+    let choice = Choice::of(&arguments.engine)?;
+    let mut sweeps = Vec::new();
+    for file in &arguments.files {
+        let mut sweep = sweep::load(file)?;
+        sweep.script.engine = choice.name.unwrap_or(sweep.script.engine);
+        sweeps.push((name_of(file), sweep));
+    }
+    let engines = choice.ready(sweeps.iter().map(|(_, sweep)| sweep.script.engine))?;
+    let mut place = Place::make(&arguments.common)?;
+    let seed = arguments.common.seed.unwrap_or_else(fresh_seed);
+    let command = command_line(arguments, seed);
     say(&format!("repeat: {command}"));
     let jobs = arguments.jobs.map_or_else(machine::cores, usize::from);
     let interrupted = interruptible()?;
     let mut reports: Vec<SweepReport> = Vec::new();
     let mut exits = Vec::new();
     let mut error = None;
-    for (name, sweep) in &sweeps {
-        let swept = Swept { name, sweep, jobs, seed, interrupted: &interrupted };
+    let began = Instant::now();
+    let budget = arguments.common.budget.unwrap_or_default();
+    // Once through all; after that the sampled ones again, with fresh seeds, while there is time.
+    let again = sweeps.iter().filter(|(_, sweep)| sweep.script.writers > 1).cycle();
+    let rounds = sweeps.iter().chain(again).enumerate();
+    for (index, (name, sweep)) in rounds {
+        if index >= sweeps.len() && began.elapsed() >= budget {
+            break;
+        }
+        let seed = seed.wrapping_add(u64::try_from(index / sweeps.len()).unwrap_or(0));
+        let swept = Swept { name, sweep, jobs, seed, engines: &engines, interrupted: &interrupted };
         match swept.run(place.work.path()) {
             Ok(report) => {
                 tell(&report, arguments.common.format)?;
@@ -72,7 +97,7 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         killpoint: env!("CARGO_PKG_VERSION").to_owned(),
         command: command.clone(),
         seed: format!("{seed:#x}"),
-        engine: Engine { sqlite_version: rusqlite::version().to_owned() },
+        engine: engine(&versions_of(&reports)),
         machine: Machine::here(place.work.path()),
         exit_code: exit.code(),
         peak_memory_mib: machine::peak_memory_mib(),
@@ -80,9 +105,11 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: reports,
+        execs: Vec::new(),
+        schedules: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
-    write_results(&report, &mut place, None, exit)?;
+    write_results(&report, &mut place, arguments.junit.as_deref(), exit)?;
     if let Some(error) = &report.error {
         say(&format!("killpoint: {error}"));
     }
@@ -124,6 +151,7 @@ struct Swept<'a> {
     sweep: &'a Sweep,
     jobs: usize,
     seed: u64,
+    engines: &'a Engines,
     interrupted: &'a AtomicBool,
 }
 
@@ -133,6 +161,8 @@ struct Gathered {
     coverage: SettingSweep,
     findings: Vec<Finding>,
     by_kind: BTreeMap<FindingKind, u64>,
+    /// SQLite's versions, as the struck processes report the library that they loaded.
+    versions: BTreeSet<u32>,
     error: Option<RunError>,
 }
 
@@ -152,9 +182,11 @@ impl Swept<'_> {
         let mut findings = Vec::new();
         let mut by_kind: BTreeMap<FindingKind, u64> = BTreeMap::new();
         let mut settings = Vec::new();
+        let mut versions = BTreeSet::new();
         for (index, setting) in self.sweep.setting.iter().enumerate() {
             let gathered = self.setting(*setting, &dir.join(format!("setting-{index}")))?;
             findings.extend(gathered.findings);
+            versions.extend(gathered.versions);
             for (kind, count) in gathered.by_kind {
                 *by_kind.entry(kind).or_default() += count;
             }
@@ -177,6 +209,7 @@ impl Swept<'_> {
             findings_by_kind: by_kind.iter().map(|(k, n)| (k.as_str().to_owned(), *n)).collect(),
             findings,
             settings,
+            sqlite_versions: versions.into_iter().collect(),
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             jobs: self.jobs,
         })
@@ -215,7 +248,7 @@ impl Swept<'_> {
     }
 
     fn setting(&self, setting: Setting, dir: &Path) -> Result<Gathered, RunError> {
-        let prepared = prepare(&self.sweep.script, setting, &dir.join("prepare"))?;
+        let prepared = prepare(&self.sweep.script, setting, &dir.join("prepare"), self.engines)?;
         // What was done before must be sound, or nothing that follows means anything.
         let mut judge = Judge::default();
         let (plan, lines) = &prepared.before;
@@ -307,6 +340,7 @@ struct Found {
     phase: String,
     landed: bool,
     findings: Vec<Finding>,
+    versions: Vec<u32>,
 }
 
 fn strike_once(
@@ -317,6 +351,11 @@ fn strike_once(
 ) -> Result<Found, RunError> {
     let struck = range.strike(strike)?;
     let mut findings = judge.clone().after_fault(&prepared.plan, &struck.lines);
+    let versions = struck.lines.iter().filter_map(|line| match line {
+        Line::Life(life) => Some(life.loaded.as_ref()?.sqlite_version),
+        _ => None,
+    });
+    let versions = versions.collect();
     if let Some(trouble) = struck.trouble {
         let kind = if trouble.contains("Deadline") {
             FindingKind::Hung
@@ -333,12 +372,13 @@ fn strike_once(
         !matches!(receipt.outcome, Outcome::NotPossible { .. } | Outcome::Unfinished)
     });
     let phase = receipt.map_or(strike.phase, |receipt| receipt.phase).to_string();
-    Ok(Found { phase, landed, findings })
+    Ok(Found { phase, landed, findings, versions })
 }
 
 fn gather(shared: &Mutex<Gathered>, strike: &Strike, found: Found) {
     let mut gathered = lock(shared);
     gathered.coverage.landed += u64::from(found.landed);
+    gathered.versions.extend(found.versions);
     let phase = gathered.coverage.phases.entry(found.phase.clone()).or_default();
     if found.landed {
         match strike.blow {

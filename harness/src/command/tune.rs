@@ -4,11 +4,13 @@
 //! take turns in rounds, so that a machine that gets slower or faster favours none. The first round
 //! is always whole, and a round that was begun is finished.
 
+use super::engines::Choice;
 use super::execute::{Execution, Watch, execute};
 use super::place::Place;
 use super::progress::{Progress, interruptible};
 use super::run::{
-    common_words, fresh_seed, name_of, one_line, scenario_report, versions, write_results,
+    common_words, engine, fresh_seed, loaded_versions, name_of, one_line, scenario_report,
+    write_results,
 };
 use super::{CommandError, print, say};
 use crate::cli::{Format, Tune};
@@ -17,7 +19,7 @@ use crate::history::Line;
 use crate::oracle::CycleJudgement;
 use crate::plan::{CyclePlan, Plan};
 use crate::report::cost::{Config, Cost};
-use crate::report::{Engine, NOT_SHOWN, Report, SCHEMA, table, text};
+use crate::report::{NOT_SHOWN, Report, SCHEMA, ScenarioReport, table, text};
 use crate::run::machine::{self, Machine};
 use crate::scenario::{self, Scenario, builtin};
 use std::sync::{Mutex, PoisonError};
@@ -30,12 +32,15 @@ const BUDGET: Duration = Duration::from_mins(1);
 
 /// Carries out the command.
 pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
-    let (name, scenario) = match &tune.file {
+    let (name, mut scenario) = match &tune.file {
         Some(file) => (name_of(file), scenario::load(file)?),
         None => (builtin::TUNE.name.to_owned(), builtin::TUNE.load()?),
     };
+    let choice = Choice::of(&tune.engine)?;
+    choice.apply(&mut scenario);
     let mut place = Place::make(&tune.common)?;
     place.check_room([&scenario], 1)?;
+    let engines = choice.ready(scenario.engines())?;
     let interrupted = interruptible()?;
     let seed = tune.common.seed.unwrap_or_else(fresh_seed);
     let command = command_line(tune, seed);
@@ -53,6 +58,8 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
             ops_max: OPS_MAX,
             deadline: Some(Instant::now() + budget),
             interrupted: &interrupted,
+            engines: &engines,
+            given_engine: choice.library.as_deref(),
             watch: &costs,
         },
     )?;
@@ -62,14 +69,7 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
     } else {
         Exit::of(scenario_report.as_expected, false, scenario_report.verdict)
     };
-    let counts: Vec<_> = scenario_report.settings.iter().map(|s| s.counts.clone()).collect();
-    let configs: Vec<Config> = costs
-        .into_inner()
-        .iter()
-        .zip(&scenario.setting)
-        .zip(&counts)
-        .map(|((cost, setting), counts)| cost.config(*setting, counts))
-        .collect();
+    let configs = costs.into_configs(&scenario, &scenario_report);
     show(&configs, tune.common.format)?;
     say(&text::scenario(&scenario_report));
     if exit != Exit::AsExpected {
@@ -77,13 +77,12 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
             say(&line);
         }
     }
-    let versions_seen = executed.tally.sqlite_versions.keys().copied().collect();
     let report = Report {
         schema: SCHEMA,
         killpoint: env!("CARGO_PKG_VERSION").to_owned(),
         command: command.clone(),
         seed: format!("{seed:#x}"),
-        engine: Engine { sqlite_version: versions(&versions_seen) },
+        engine: engine(&loaded_versions(&executed.tally)),
         machine: Machine::here(place.work.path()),
         exit_code: exit.code(),
         peak_memory_mib: machine::peak_memory_mib(),
@@ -91,6 +90,8 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
         scenarios: vec![scenario_report],
         configs,
         sweeps: Vec::new(),
+        execs: Vec::new(),
+        schedules: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
     write_results(&report, &mut place, None, exit)?;
@@ -104,6 +105,7 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
 fn command_line(tune: &Tune, seed: u64) -> String {
     let mut words = vec!["killpoint tune".to_owned()];
     words.extend(tune.file.iter().map(|file| file.display().to_string()));
+    Choice::words(&tune.engine, &mut words);
     common_words(&tune.common, seed, &mut words);
     words.join(" ")
 }
@@ -135,9 +137,17 @@ impl Costs {
         Self { by_setting, progress: Progress::new("tune", 0) }
     }
 
-    fn into_inner(self) -> Vec<Cost> {
+    /// The rows of the table.
+    fn into_configs(self, scenario: &Scenario, report: &ScenarioReport) -> Vec<Config> {
         drop(self.progress);
-        self.by_setting.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.by_setting
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .zip(&scenario.setting)
+            .zip(&report.settings)
+            .map(|((cost, setting), report)| cost.config(*setting, &report.counts))
+            .collect()
     }
 }
 

@@ -23,12 +23,12 @@ pub use file::{HistoryError, Reader, Span, Writer};
 use crate::plan::{CyclePlan, Moment};
 use crate::scenario::Scenario;
 use content::{CommitRow, EventGroup, RunRow, TaskRow, Totals};
-use killpoint_worker::ledger::{Activity, Effective, Kind, Reason, Record as Entry, State};
-use killpoint_worker::wire::{Exit, Role};
+use killpoint_worker::ledger::{Activity, Effective, Kind, Loaded, Reason, Record as Entry, State};
+use killpoint_worker::wire::{EngineName, Exit, Role};
 use serde::{Deserialize, Serialize};
 
 /// The version of the lines' format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,8 +64,11 @@ pub struct Header {
     pub seed: String,
     /// The version of killpoint.
     pub killpoint: String,
-    /// The SQLite that recovered the copies, `3.54.1`.
+    /// The SQLite that recovered the copies, `3.54.1`: the bundled one, whatever wrote them.
     pub judge_sqlite_version: String,
+    /// The library that the command line named, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_engine: Option<std::path::PathBuf>,
 }
 
 /// How the run ended.
@@ -104,6 +107,11 @@ pub struct Life {
     pub session: i64,
     /// What it did.
     pub role: Role,
+    /// Which SQLite it was to run on.
+    #[serde(default)]
+    pub engine: EngineName,
+    /// Which SQLite it did run on, in the library's own words; none if it never came so far.
+    pub loaded: Option<Loaded>,
     /// The pragmas that it read back; none if it never opened its connection.
     pub effective: Option<Effective>,
     /// How it ended.
@@ -164,14 +172,17 @@ pub struct Op {
     pub total_ns: u64,
     /// In COMMIT, ns.
     pub commit_ns: u64,
+    /// When it was sent, µs after the last connection's opening; 0 if before.
+    pub started_us: u64,
 }
 
-type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64);
+type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64, u64);
 
 impl From<OpColumns> for Op {
     fn from(columns: OpColumns) -> Self {
-        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns) = columns;
-        Self { kind, state, reason, rows, task, token, seq, total_ns, commit_ns }
+        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns, started_us) =
+            columns;
+        Self { kind, state, reason, rows, task, token, seq, total_ns, commit_ns, started_us }
     }
 }
 
@@ -187,12 +198,15 @@ impl From<Op> for OpColumns {
             op.seq,
             op.total_ns,
             op.commit_ns,
+            op.started_us,
         )
     }
 }
 
-impl From<Entry> for Op {
-    fn from(entry: Entry) -> Self {
+impl Op {
+    /// From a ledger's entry; times count from `began_ns` of the monotonic clock.
+    #[must_use]
+    pub fn of(entry: &Entry, began_ns: u64) -> Self {
         Self {
             kind: entry.kind,
             state: entry.state,
@@ -203,6 +217,7 @@ impl From<Entry> for Op {
             seq: entry.seq,
             total_ns: entry.total_ns,
             commit_ns: entry.commit_ns,
+            started_us: entry.started_ns.saturating_sub(began_ns) / 1_000,
         }
     }
 }
@@ -257,7 +272,7 @@ pub struct Observation {
     pub since: i64,
     /// Rows and digest of each table, whole.
     pub totals: Totals,
-    /// `commits` after `since`.
+    /// `commits` after `since`; of an unreadable file those that can be read all the same.
     pub commits: Vec<CommitRow>,
     /// `events` after `since`, by commit.
     pub events: Vec<EventGroup>,

@@ -21,6 +21,9 @@ pub(super) fn judge(cycle: &Cycle<'_>) -> Vec<Finding> {
         findings.extend(
             settings(life, seen).map(|text| cycle.finding(FindingKind::SettingNotEffective, &text)),
         );
+        findings.extend(
+            engine(life, seen).map(|text| cycle.finding(FindingKind::SettingNotEffective, &text)),
+        );
         let killed = cycle.receipts.iter().any(|receipt| receipt.slot == slot);
         findings.extend(end(cycle, seen, killed));
     }
@@ -31,6 +34,20 @@ pub(super) fn judge(cycle: &Cycle<'_>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// In what another SQLite was loaded than asked for, or none at all by one that opened its
+/// connection.
+fn engine(asked: &wire::Life, seen: &Life) -> Option<String> {
+    let (session, name) = (seen.session, asked.engine.as_str());
+    let Some(loaded) = &seen.loaded else {
+        let opened = seen.effective.is_some();
+        return opened.then(|| format!("session {session} did not say which SQLite it runs on"));
+    };
+    let promised = asked.engine.promised_version()?;
+    let found = loaded.sqlite_version;
+    (found != promised)
+        .then(|| format!("session {session} ran on SQLite {found}, asked for {name}"))
 }
 
 /// What is not as asked for.
@@ -93,7 +110,7 @@ fn end(cycle: &Cycle<'_>, life: &Life, killed: bool) -> Option<Finding> {
 pub(super) fn judge_whole(plan: &Plan, tally: &Tally) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut lacks = |kind, detail: String| findings.push(Finding { kind, detail });
-    if tally.process_kills == 0 {
+    if tally.process_kills == 0 && !plan.scenario.kill.none {
         lacks(FindingKind::FaultNotDelivered, "no process was killed".to_owned());
     }
     let kill = plan.scenario.kill;

@@ -61,6 +61,7 @@ impl Board {
             seq,
             total_ns: 1,
             commit_ns: 1,
+            started_us: seq.unsigned_abs(),
         })
     }
 

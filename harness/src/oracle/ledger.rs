@@ -1,6 +1,7 @@
 //! Acknowledged operations are there, refused ones are not, and nothing is there that nobody sent.
 
 use super::Cycle;
+use super::tally::earlier;
 use crate::history::content::CommitRow;
 use crate::history::{Observation, Op};
 use crate::verdict::{Finding, FindingKind};
@@ -22,6 +23,8 @@ pub(super) struct LedgerJudgement {
     pub(super) findings: Vec<Finding>,
     /// Acknowledged and not there.
     pub(super) lost: u64,
+    /// When the first of those was sent, µs from the cycle's beginning.
+    pub(super) first_loss_us: Option<u64>,
     /// Unknown and there.
     pub(super) unknown_kept: u64,
 }
@@ -81,8 +84,8 @@ impl Sessions {
             }
             *last = (*last).max(commit.op);
         }
-        let lost = self.judge_missing(seen, &there, &mut told);
-        LedgerJudgement { findings: told.finish(), lost, unknown_kept }
+        let (lost, first_loss_us) = self.judge_missing(seen, &there, &mut told);
+        LedgerJudgement { findings: told.finish(), lost, first_loss_us, unknown_kept }
     }
 
     /// What its writer was told of the operation that a commit says it is.
@@ -118,12 +121,25 @@ impl Sessions {
         Some(op.state)
     }
 
+    /// What was acknowledged in the cycle and cannot be read from a damaged file.
+    pub(super) fn judge_unreadable(
+        &self,
+        cycle: &Cycle<'_>,
+        seen: &Observation,
+    ) -> LedgerJudgement {
+        let mut told = Told { cycle, findings: Vec::new(), counts: HashMap::new() };
+        let there = seen.commits.iter().map(|commit| (commit.session, commit.op)).collect();
+        let (lost, first_loss_us) = self.judge_missing(seen, &there, &mut told);
+        LedgerJudgement { findings: told.finish(), lost, first_loss_us, unknown_kept: 0 }
+    }
+
     fn judge_missing(
         &self,
         seen: &Observation,
         there: &HashSet<(i64, i64)>,
         told: &mut Told<'_, '_>,
-    ) -> u64 {
+    ) -> (u64, Option<u64>) {
+        let mut first_us = None;
         let mut lost = 0;
         let mut open: Vec<i64> = self.open.iter().copied().collect();
         open.sort_unstable();
@@ -131,6 +147,7 @@ impl Sessions {
             for (op, number) in self.sent[&session].iter().zip(1_i64..) {
                 if op.state == State::Acked && !there.contains(&(session, number)) {
                     lost += 1;
+                    first_us = earlier(first_us, Some(op.started_us));
                     told.add(FindingKind::LostAckedWrite, || {
                         let end = seen.commits.last().map_or(seen.since, |commit| commit.seq);
                         let (kind, task, seq) = (op.kind.as_str(), op.task, op.seq);
@@ -142,7 +159,7 @@ impl Sessions {
                 }
             }
         }
-        lost
+        (lost, first_us)
     }
 }
 

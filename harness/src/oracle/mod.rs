@@ -99,9 +99,7 @@ impl Judge {
             )),
             Some(seen) => {
                 findings.extend(recovery::judge(&cycle, seen));
-                if seen.unreadable.is_none() {
-                    findings.extend(self.content(&cycle, seen, &mut tally));
-                }
+                findings.extend(self.content(&cycle, seen, &mut tally));
             }
         }
         tally.count(&findings);
@@ -119,9 +117,7 @@ impl Judge {
             return vec![cycle.finding(FindingKind::LedgerCutShort, text)];
         };
         let mut findings = recovery::judge(&cycle, seen);
-        if seen.unreadable.is_none() {
-            findings.extend(self.content(&cycle, seen, &mut Tally::default()));
-        }
+        findings.extend(self.content(&cycle, seen, &mut Tally::default()));
         findings
     }
 
@@ -133,6 +129,12 @@ impl Judge {
     ) -> Vec<Finding> {
         let mut findings = Vec::new();
         self.sessions.add(cycle);
+        if seen.unreadable.is_some() {
+            let ledger = self.sessions.judge_unreadable(cycle, seen);
+            tally.lost_acked_ops += ledger.lost;
+            tally.first_loss_us = tally::earlier(tally.first_loss_us, ledger.first_loss_us);
+            return ledger.findings;
+        }
         if seen.since != self.model.last_seq() {
             findings.push(cycle.finding(
                 FindingKind::HistoryChanged,
@@ -146,6 +148,7 @@ impl Judge {
         }
         let ledger = self.sessions.judge(cycle, seen);
         tally.lost_acked_ops += ledger.lost;
+        tally.first_loss_us = tally::earlier(tally.first_loss_us, ledger.first_loss_us);
         tally.unknown_kept += ledger.unknown_kept;
         findings.extend(ledger.findings);
         findings.extend(self.model.judge(cycle, seen, &self.sessions));

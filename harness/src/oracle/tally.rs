@@ -2,8 +2,9 @@
 
 use super::{Cycle, delivery};
 use crate::plan::{Ending, Moment};
-use crate::verdict::{Finding, FindingKind};
-use killpoint_worker::ledger::{Activity, State};
+use crate::verdict::{Finding, FindingKind, Verdict};
+use killpoint_worker::ledger::{Activity, Loaded, State};
+use killpoint_worker::wire::{EngineName, Role};
 use std::collections::BTreeMap;
 
 /// Kills that waited for one moment.
@@ -42,10 +43,14 @@ pub struct Tally {
     pub unknown_kept: u64,
     /// Cycles with a finding of damage.
     pub corrupt_cycles: u64,
+    /// Cycles in which a promise was broken.
+    pub failed_cycles: u64,
     /// Findings by kind.
     pub findings: BTreeMap<FindingKind, u64>,
-    /// SQLite's versions, as the processes report the library that they loaded.
-    pub sqlite_versions: BTreeMap<u32, u64>,
+    /// When the first acknowledged operation that is lost was sent, µs from its cycle's beginning.
+    pub first_loss_us: Option<u64>,
+    /// Processes by role, the engine asked for, and the library that they say they loaded.
+    pub engines: BTreeMap<(Role, EngineName, Loaded), u64>,
 }
 
 impl Tally {
@@ -60,8 +65,9 @@ impl Tally {
             moment.landed += u64::from(delivery::landed(receipt));
         }
         for life in &cycle.lives {
-            if let Some(effective) = life.effective {
-                *tally.sqlite_versions.entry(effective.sqlite_version).or_default() += 1;
+            if let Some(loaded) = &life.loaded {
+                let key = (life.role, life.engine, loaded.clone());
+                *tally.engines.entry(key).or_default() += 1;
             }
             for op in &life.ops {
                 match op.state {
@@ -83,6 +89,8 @@ impl Tally {
             *self.findings.entry(finding.kind).or_default() += 1;
         }
         self.corrupt_cycles = u64::from(self.findings.contains_key(&FindingKind::Corrupt));
+        let failed = self.findings.keys().any(|kind| kind.verdict() == Verdict::Fail);
+        self.failed_cycles = u64::from(failed);
     }
 
     /// Adds another tally to this one.
@@ -97,6 +105,7 @@ impl Tally {
         self.unknown_ops += more.unknown_ops;
         self.unknown_kept += more.unknown_kept;
         self.corrupt_cycles += more.corrupt_cycles;
+        self.failed_cycles += more.failed_cycles;
         for (activity, count) in &more.kills_by_activity {
             *self.kills_by_activity.entry(*activity).or_default() += count;
         }
@@ -108,8 +117,14 @@ impl Tally {
         for (kind, count) in &more.findings {
             *self.findings.entry(*kind).or_default() += count;
         }
-        for (version, count) in &more.sqlite_versions {
-            *self.sqlite_versions.entry(*version).or_default() += count;
+        for (engine, count) in &more.engines {
+            *self.engines.entry(engine.clone()).or_default() += count;
         }
+        self.first_loss_us = earlier(self.first_loss_us, more.first_loss_us);
     }
+}
+
+/// The earlier of two times, either of which may never have come.
+pub(super) fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }

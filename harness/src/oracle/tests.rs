@@ -6,9 +6,10 @@ use super::*;
 use crate::history::{Counters, Op, Timing};
 use crate::plan::{Ending, KillPlan, Moment, Plan};
 use crate::scenario;
-use killpoint_worker::ledger::{Activity, Effective, Kind, Reason, State};
-use killpoint_worker::wire::{Exit, Role};
+use killpoint_worker::ledger::{Activity, Effective, Kind, Loaded, Reason, State};
+use killpoint_worker::wire::{EngineName, Exit, Role};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn scenario() -> scenario::Scenario {
     let text = "format = 1\nclaim = 'c'\nexpect = 'pass'\n[writers]\ndispatcher = 2\n\
@@ -52,6 +53,7 @@ impl Legal {
                 seq: 0,
                 total_ns: 1,
                 commit_ns: 0,
+                started_us: 0,
             }));
         }
         let lives = ops.into_iter().enumerate().map(|(slot, ops)| Life {
@@ -60,12 +62,9 @@ impl Legal {
             slot,
             session: plan.lives[slot].session,
             role: Role::Dispatcher,
-            effective: Some(Effective {
-                synchronous: 2,
-                wal_autocheckpoint: 100,
-                wal: true,
-                sqlite_version: 3_054_001,
-            }),
+            engine: plan.lives[slot].engine,
+            loaded: Some(Loaded { sqlite_version: 3_054_001, source_id: "2026".to_owned() }),
+            effective: Some(Effective { synchronous: 2, wal_autocheckpoint: 100, wal: true }),
             exit: Exit::Signal(9),
             activity: Activity::Commit,
             hung: false,
@@ -265,6 +264,18 @@ fn damage_of_the_file_is_found() {
 }
 
 #[test]
+fn what_cannot_be_read_any_more_is_lost() {
+    let mut cycle = Legal::new(&mut Board::default(), 0, &SCRIPT);
+    cycle.seen.unreadable = Some("database disk image is malformed".to_owned());
+    let lost = cycle.seen.commits.split_off(6);
+    let judgement = cycle.judge(&mut Judge::default());
+    let kinds: BTreeSet<FindingKind> = judgement.findings.iter().map(|f| f.kind).collect();
+    assert_eq!(kinds, BTreeSet::from([FindingKind::LostAckedWrite, FindingKind::Corrupt]));
+    assert_eq!(judgement.tally.lost_acked_ops, lost.len() as u64);
+    assert_eq!(judgement.tally.first_loss_us, Some(lost[0].seq.unsigned_abs()));
+}
+
+#[test]
 fn orphan_row_is_found() {
     check(
         |cycle| cycle.seen.foreign_keys.push("events row 9".to_owned()),
@@ -298,6 +309,36 @@ fn setting_that_did_not_take_is_found() {
             &[FindingKind::SettingNotEffective],
         );
     }
+}
+
+#[test]
+fn another_engine_than_asked_for_is_found() {
+    let asked = |cycle: &mut Legal| {
+        for life in &mut cycle.plan.lives {
+            life.engine = EngineName::V3_50_2;
+        }
+    };
+    let loaded = |cycle: &mut Legal, version| {
+        for life in &mut cycle.lives {
+            life.loaded.as_mut().unwrap().sqlite_version = version;
+        }
+    };
+    check(asked, &[FindingKind::SettingNotEffective]);
+    check(
+        |cycle| {
+            asked(cycle);
+            loaded(cycle, 3_050_002);
+            cycle.lives[1].loaded = None;
+        },
+        &[FindingKind::SettingNotEffective],
+    );
+    check(
+        |cycle| {
+            asked(cycle);
+            loaded(cycle, 3_050_002);
+        },
+        &[],
+    );
 }
 
 #[test]
@@ -400,6 +441,14 @@ fn run_without_kills_or_acknowledgements_is_not_a_pass() {
     assert!(kinds.contains(&FindingKind::NothingAcked));
     assert!(!kinds.contains(&FindingKind::Interrupted));
     assert!(findings.iter().any(|f| f.detail.contains("commit")), "{findings:#?}");
+}
+
+#[test]
+fn run_that_wants_no_kills_passes_without_one() {
+    let mut plan = plan();
+    plan.scenario.kill = crate::scenario::Kills { none: true, ..Default::default() };
+    let tally = Tally { acked_ops: 1, ..Tally::default() };
+    assert_eq!(judge_whole(&plan, &tally, false), []);
 }
 
 #[test]

@@ -168,6 +168,7 @@ impl Plan {
             (Role::Worker, w.worker),
             (Role::Reviewer, w.reviewer),
             (Role::Reader, w.reader),
+            (Role::Visitor, w.visitor),
             (Role::Checkpointer, u32::from(setting.checkpoint_owner)),
         ];
         let roles =
@@ -187,7 +188,8 @@ impl Plan {
         Life {
             session,
             role,
-            target: w.target,
+            engine: self.scenario.engine(setting, role),
+            target: setting.target.unwrap_or(w.target),
             settings: setting.connection(),
             shape: Shape {
                 lease_ms: w.lease_ms,
@@ -204,6 +206,7 @@ impl Plan {
             seed,
             script: Vec::new(),
             abandon: false,
+            header_check: setting.header_check && role != Role::Visitor,
         }
     }
 
@@ -242,6 +245,7 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::scenario;
+    use killpoint_worker::wire::EngineName::{Bundled, Given, V3_50_2, V3_51_1};
     use proptest::prelude::*;
 
     fn plan(seed: u64, extra_kill: &str) -> Plan {
@@ -272,6 +276,32 @@ mod tests {
         assert_eq!(without.lives, with.lives);
         assert_eq!(without.run_us, with.run_us);
         assert_eq!(with.kills.len(), 3);
+    }
+
+    #[test]
+    fn each_role_has_its_engine_and_who_comes_and_goes_checks_no_header() {
+        let text = "format = 1\nclaim = 'c'\nexpect = 'pass'\nengine = '3.51.1'\n\
+                    [writers]\ndispatcher = 1\nvisitor = 1\n\
+                    [[setting]]\nsynchronous = 'normal'\nwal-autocheckpoint = 1000\n\
+                    [[setting]]\nsynchronous = 'normal'\nwal-autocheckpoint = 1000\n\
+                    engine = 'bundled'\nengine-of.visitor = '3.50.2'\nheader-check = true\n\
+                    target = 'baseline'\n";
+        let mut scenario = scenario::parse("t", text).unwrap();
+        let engines = |scenario: &Scenario, setting: usize| {
+            let plan = Plan::new("t", scenario, 1);
+            let generation = Generation { index: 0, setting, cycles: 1 };
+            let lives = plan.cycle(generation, 0).lives;
+            let told = lives.iter().map(|life| (life.role, life.engine, life.header_check));
+            (plan.founder(generation).engine, told.collect::<Vec<_>>())
+        };
+        let (dispatcher, visitor) = (Role::Dispatcher, Role::Visitor);
+        let all = vec![(dispatcher, V3_51_1, false), (visitor, V3_51_1, false)];
+        assert_eq!(engines(&scenario, 0), (V3_51_1, all));
+        let each = vec![(dispatcher, Bundled, true), (visitor, V3_50_2, false)];
+        assert_eq!(engines(&scenario, 1), (Bundled, each));
+        scenario.run_all_on(Given);
+        let given = vec![(dispatcher, Given, true), (visitor, Given, false)];
+        assert_eq!(engines(&scenario, 1), (Given, given));
     }
 
     #[test]

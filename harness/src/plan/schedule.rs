@@ -156,12 +156,14 @@ fn lives(asked: &Schedules, work: &Work, setting: usize, stream: &mut Stream) ->
         .map(|slot| Life {
             session: FIRST_SESSION + i64::from(slot),
             role: Role::Script,
+            engine: asked.schedule.engine,
             target: work.target,
             settings: of_setting.connection(),
             shape: shape(work),
             seed: stream.bits(),
             script: (0..work.steps).filter_map(|_| step(work, stream)).collect(),
             abandon: false,
+            header_check: false,
         })
         .collect()
 }

@@ -11,7 +11,9 @@
 
 pub mod bound;
 pub mod cost;
+pub mod exec;
 pub mod junit;
+pub mod schedule;
 pub mod summary;
 pub mod sweep;
 pub mod table;
@@ -21,6 +23,7 @@ use crate::run::machine::Machine;
 use crate::scenario::Expect;
 use crate::verdict::{Finding, Verdict};
 use killpoint_worker::ledger::Activity;
+use killpoint_worker::wire::{EngineName, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -66,6 +69,12 @@ pub struct Report {
     /// One for each sweep file; of `sweep` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<sweep::SweepReport>,
+    /// What was run; of `exec` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub execs: Vec<exec::ExecReport>,
+    /// One for each scenario of schedules and round.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<schedule::ScheduleReport>,
     /// [`NOT_SHOWN`].
     pub not_shown: Vec<String>,
 }
@@ -75,6 +84,24 @@ pub struct Report {
 pub struct Engine {
     /// As the processes under test report the library that they loaded; joined by commas.
     pub sqlite_version: String,
+    /// The SQLite that recovered and read copies of the files: the bundled one, whoever wrote them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub judge_sqlite_version: String,
+}
+
+/// Processes of one role that ran on one SQLite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineReport {
+    /// The role.
+    pub role: Role,
+    /// Which engine was asked for.
+    pub engine: EngineName,
+    /// The version that the library itself reports, `3.50.2`.
+    pub sqlite_version: String,
+    /// The source id that the library itself reports.
+    pub source_id: String,
+    /// How many processes.
+    pub processes: u64,
 }
 
 /// One scenario under one seed.
@@ -161,6 +188,21 @@ impl Counts {
 pub struct SettingReport {
     /// `full+100`.
     pub name: String,
+    /// What it was to give, where it had an expectation of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
+    /// What it gave, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// Cycles in which a promise was broken.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_cycles: u64,
+    /// When the first acknowledged operation that is lost was sent, ms from its cycle's beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_loss_ms: Option<u64>,
+    /// Which SQLite its processes really loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engines: Vec<EngineReport>,
     /// Counts.
     #[serde(flatten)]
     pub counts: Counts,
@@ -193,6 +235,11 @@ pub struct Bounds {
 #[expect(clippy::cast_precision_loss, reason = "counts here stay far below 2^52")]
 pub fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Report {

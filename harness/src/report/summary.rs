@@ -1,6 +1,8 @@
 //! `SUMMARY.md`: a report for a person who opens the folder a year later.
 
-use super::{Counts, Report, ScenarioReport, bound, sweep, table};
+use super::{Counts, Report, ScenarioReport, SettingReport, bound, sweep, table};
+use crate::scenario::Expect;
+use crate::verdict::Verdict;
 
 /// The file's text, made from the report alone.
 #[must_use]
@@ -14,6 +16,10 @@ pub fn render(report: &Report) -> String {
     line(format_args!("| exit code | {} |", report.exit_code));
     line(format_args!("| seed | {} |", report.seed));
     line(format_args!("| SQLite under test | {} |", report.engine.sqlite_version));
+    if !report.engine.judge_sqlite_version.is_empty() {
+        let judge = &report.engine.judge_sqlite_version;
+        line(format_args!("| SQLite that looked at copies of the files | {judge} |"));
+    }
     line(format_args!("| killpoint | {} |", report.killpoint));
     line(format_args!("| kernel | {}, {} |", machine.kernel, machine.arch));
     line(format_args!("| processor | {}, {} cores |", machine.cpu, machine.cores));
@@ -29,6 +35,12 @@ pub fn render(report: &Report) -> String {
     }
     for sweep in &report.sweeps {
         line(format_args!("{}", sweep::markdown(sweep)));
+    }
+    for exec in &report.execs {
+        line(format_args!("{}", exec.markdown()));
+    }
+    for schedule in &report.schedules {
+        line(format_args!("{}", schedule.markdown()));
     }
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));
@@ -57,6 +69,7 @@ fn render_scenario(scenario: &ScenarioReport, line: &mut impl FnMut(std::fmt::Ar
         row(&setting.name, &setting.counts, line);
     }
     row("all", &s.counts, line);
+    render_settings(&s.settings, line);
     let kills: Vec<String> = s
         .counts
         .kills_by_activity
@@ -89,6 +102,43 @@ fn render_scenario(scenario: &ScenarioReport, line: &mut impl FnMut(std::fmt::Ar
         line(format_args!("\nFindings: {}. The first ones:\n", kinds.join(", ")));
         for finding in s.findings.iter().take(10) {
             line(format_args!("- `{}`: {}", finding.kind, finding.detail));
+        }
+    }
+}
+
+/// What the settings had of their own: engines, expectations, the first loss.
+fn render_settings(settings: &[SettingReport], line: &mut impl FnMut(std::fmt::Arguments<'_>)) {
+    if settings.iter().any(|setting| setting.expect.is_some()) {
+        line(format_args!(
+            "\n| setting | expected | gave | broken cycles | acked | lost | first loss after |"
+        ));
+        line(format_args!("|---|---|---|---|---|---|---|"));
+        for setting in settings {
+            let expect = setting.expect.map_or_else(String::new, Expect::describe);
+            let gave = setting.verdict.map_or("", Verdict::as_str);
+            let first =
+                setting.first_loss_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
+            let (name, acked) = (&setting.name, setting.counts.acked_ops);
+            let (lost, all) = (setting.counts.lost_acked_ops, setting.counts.cycles);
+            let broken = setting.failed_cycles;
+            line(format_args!(
+                "| {name} | {expect} | {gave} | {broken} of {all} | {acked} | {lost} | {first} |"
+            ));
+        }
+    }
+    if settings.iter().any(|setting| !setting.engines.is_empty()) {
+        line(format_args!("\nWhat each process loaded, in the library's own words:\n"));
+        line(format_args!("| setting | role | asked for | SQLite | source id | processes |"));
+        line(format_args!("|---|---|---|---|---|---|"));
+        for setting in settings {
+            for e in &setting.engines {
+                let role = format!("{:?}", e.role).to_lowercase();
+                let (name, engine, version) = (&setting.name, e.engine.as_str(), &e.sqlite_version);
+                let (id, processes) = (&e.source_id, e.processes);
+                line(format_args!(
+                    "| {name} | {role} | {engine} | {version} | {id} | {processes} |"
+                ));
+            }
         }
     }
 }

@@ -21,6 +21,9 @@ pub struct SweepReport {
     pub verdict: Verdict,
     /// Whether that is what was expected.
     pub as_expected: bool,
+    /// SQLite's versions, as the struck processes report the library that they loaded: 3054001.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sqlite_versions: Vec<u32>,
     /// The first findings.
     pub findings: Vec<Finding>,
     /// All findings, by kind.

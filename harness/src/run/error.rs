@@ -30,6 +30,9 @@ pub enum RunError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// An engine cannot be had.
+    #[error(transparent)]
+    Engine(#[from] super::engine::EngineError),
     /// The zygote said no, or said nothing.
     #[error("the zygote of the workers: {0}")]
     Zygote(String),

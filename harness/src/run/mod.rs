@@ -1,11 +1,13 @@
 //! Carrying out a plan: the only stage with side effects.
 //!
-//! A [`Lane`] is one thread's world: a zygote, its ledger, one database at a time. It turns a
+//! A [`Lane`] is one thread's world: its zygotes, their ledger, one database at a time. It turns a
 //! [`CyclePlan`] into the lines of a history. Lanes share nothing, so as many run as there are
 //! cores: while one copies and reads files, the writers of another write.
 //!
 //! In: one cycle's plan. Out: what was seen. Not here: whether that was right.
 
+mod crew;
+pub mod engine;
 mod error;
 pub mod exec;
 mod kill;
@@ -17,18 +19,20 @@ pub mod sweep;
 pub mod trace;
 mod wait;
 
+pub use engine::{EngineError, Engines};
 pub use error::RunError;
 pub use supervise::is_worker;
 
-use crate::history::{Counters, Life, Line, Receipt, Timing};
+use crate::history::{Counters, Life, Line, Op, Receipt, Timing};
 use crate::plan::{CyclePlan, Ending, Generation, Moment, Plan};
+use crew::Crew;
 use killpoint_worker::ledger::{Ledger, Slot, State};
 use killpoint_worker::wire;
 use probe::Probe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use supervise::{Child, Zygote};
+use supervise::Child;
 
 /// How long all connections of a cycle may take to open.
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
@@ -43,7 +47,7 @@ const DEATH_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Lane {
     dir: PathBuf,
-    zygote: Zygote,
+    crew: Crew,
     database: Option<Database>,
     /// Of the last cycle: its processes, its recoveries.
     spent: (Duration, Duration),
@@ -58,13 +62,13 @@ struct Database {
 
 impl Lane {
     /// A lane whose databases lie in `dir`, with room in the ledger for `ops_max` operations a
-    /// process and a life.
-    pub fn start(dir: &Path, ops_max: usize) -> Result<Self, RunError> {
+    /// process and a life. Its processes run on `engines`.
+    pub fn start(dir: &Path, ops_max: usize, engines: &Engines) -> Result<Self, RunError> {
         std::fs::create_dir_all(dir).map_err(|source| RunError::place(dir, source))?;
         wait::wake_promptly();
-        let zygote = Zygote::start(ops_max, &dir.join("worker.stderr"))?;
+        let crew = Crew::new(engines, ops_max, dir)?;
         let spent = (Duration::ZERO, Duration::ZERO);
-        Ok(Self { dir: dir.to_owned(), zygote, database: None, spent })
+        Ok(Self { dir: dir.to_owned(), crew, database: None, spent })
     }
 
     /// Makes a new database for `generation`, in place of the one before.
@@ -80,12 +84,12 @@ impl Lane {
         let file = dir.join("board.db");
         let probe = Probe::new(&file, &dir);
         let cycle = wire::Cycle { database: file.clone(), lives: vec![founder] };
-        let children = self.zygote.fork(&cycle)?;
+        let children = self.crew.fork(&cycle)?;
         let hung = Self::await_exits(&children, FOUND_DEADLINE)?;
-        let exits = self.zygote.reap()?;
-        let message = self.zygote.ledger().slot(0).message().unwrap_or_default();
+        let exits = self.crew.reap()?;
+        let message = self.crew.ledger().slot(0).message().unwrap_or_default();
         self.database = Some(Database { dir, file, probe });
-        let full = self.zygote.ledger().slot(0).no_space();
+        let full = self.crew.ledger().slot(0).no_space();
         match exits.first() {
             Some(wire::Exit::Code(0)) => Ok(()),
             Some(_) if full => Err(RunError::NoSpace { path: self.dir.clone(), message }),
@@ -123,25 +127,26 @@ impl Lane {
         };
         let from = Instant::now();
         let order = wire::Cycle { database: file, lives: plan.lives.clone() };
-        let children = self.zygote.fork(&order)?;
-        let (receipts, timing) = self.play(plan, &children)?;
+        let children = self.crew.fork(&order)?;
+        let Played { receipts, timing, began_ns } = self.play(plan, &children)?;
         let deadline = Duration::from_millis(plan.deadline_ms.into());
         let hung = Self::await_exits(&children, deadline)?;
-        let exits = self.zygote.reap()?;
+        let exits = self.crew.reap()?;
         self.spent.0 = from.elapsed();
         let mut lines: Vec<Line> = vec![Line::Timed(timing)];
         for (slot, exit) in exits.iter().enumerate() {
-            let ledger = self.zygote.ledger();
-            lines.push(Line::Life(life(ledger, plan, slot, *exit, hung.contains(&slot))));
+            let ledger = self.crew.ledger();
+            let hung = hung.contains(&slot);
+            lines.push(Line::Life(life(ledger, plan, (slot, began_ns), *exit, hung)));
         }
         for mut receipt in receipts {
-            receipt.activity = self.zygote.ledger().slot(receipt.slot).activity();
+            receipt.activity = self.crew.ledger().slot(receipt.slot).activity();
             lines.push(Line::Killed(receipt));
         }
         // Then it is the disk that is told of, not the store.
-        let ledger = self.zygote.ledger();
+        let ledger = self.crew.ledger();
         if let Some(slot) = (0..exits.len()).find(|slot| ledger.slot(*slot).no_space()) {
-            let message = self.zygote.ledger().slot(slot).message().unwrap_or_default();
+            let message = ledger.slot(slot).message().unwrap_or_default();
             return Err(RunError::NoSpace { path: self.dir.clone(), message });
         }
         if let Some(database) = &mut self.database {
@@ -153,18 +158,15 @@ impl Lane {
     }
 
     /// Opens, kills on the way, and brings about the ending.
-    fn play(
-        &self,
-        plan: &CyclePlan,
-        children: &[Child],
-    ) -> Result<(Vec<Receipt>, Timing), RunError> {
+    fn play(&self, plan: &CyclePlan, children: &[Child]) -> Result<Played, RunError> {
         let forked = Instant::now();
-        let ledger = self.zygote.ledger();
+        let ledger = self.crew.ledger();
         wait::until(forked + OPEN_DEADLINE, || {
             (0..children.len()).all(|slot| ledger.slot(slot).ready())
                 // Asking the kernel costs: only when it takes long may somebody have died of it.
                 || (forked.elapsed() > OPEN_USUALLY && children.iter().any(Child::is_gone))
         });
+        let began_ns = killpoint_worker::ledger::now_ns();
         let mut killer = kill::Killer::new(plan, children, ledger);
         killer.kill_on_the_way()?;
         let over = || killer.nothing_to_wait_for();
@@ -190,7 +192,7 @@ impl Lane {
                 ledger.slot(slot).drain();
             }
         }
-        Ok((killer.into_receipts(), timing))
+        Ok(Played { receipts: killer.into_receipts(), timing, began_ns })
     }
 
     /// Waits for every child to end; kills those that do not, and gives their slots.
@@ -209,8 +211,22 @@ impl Lane {
     }
 }
 
-/// What one process did, by its part of the ledger.
-fn life(ledger: &Ledger, plan: &CyclePlan, slot: usize, exit: wire::Exit, hung: bool) -> Life {
+/// What came of the time between opening and ending.
+struct Played {
+    receipts: Vec<Receipt>,
+    timing: Timing,
+    /// When the last connection was open, ns of the monotonic clock.
+    began_ns: u64,
+}
+
+/// What one process did, by its part of the ledger; operations are timed from `began_ns`.
+fn life(
+    ledger: &Ledger,
+    plan: &CyclePlan,
+    (slot, began_ns): (usize, u64),
+    exit: wire::Exit,
+    hung: bool,
+) -> Life {
     let of = ledger.slot(slot);
     let used = of.used().min(ledger.capacity());
     let mut ops: Vec<_> = Vec::with_capacity(used);
@@ -218,7 +234,7 @@ fn life(ledger: &Ledger, plan: &CyclePlan, slot: usize, exit: wire::Exit, hung: 
     for entry in ledger.entries(slot).iter().take(used + 1) {
         match entry.read() {
             Some(record) => {
-                ops.push(record.into());
+                ops.push(Op::of(&record, began_ns));
                 if record.state == State::Sent {
                     break;
                 }
@@ -232,6 +248,8 @@ fn life(ledger: &Ledger, plan: &CyclePlan, slot: usize, exit: wire::Exit, hung: 
         slot,
         session: plan.lives[slot].session,
         role: plan.lives[slot].role,
+        engine: plan.lives[slot].engine,
+        loaded: of.loaded(),
         effective: of.effective(),
         exit,
         activity: of.activity(),

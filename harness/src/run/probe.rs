@@ -60,7 +60,12 @@ impl Probe {
                         message: error.to_string(),
                     });
                 }
-                Stop::Sqlite(error) => seen.unreadable = Some(error.to_string()),
+                Stop::Sqlite(error) => {
+                    seen.unreadable = Some(error.to_string());
+                    (seen.events, seen.tasks, seen.runs) = (Vec::new(), Vec::new(), Vec::new());
+                    seen.totals = Totals::default();
+                    seen.commits = salvage(&self.copies[0], seen.since);
+                }
             }
         }
         for copy in &self.copies {
@@ -286,22 +291,43 @@ fn foreign_keys(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     })
 }
 
+/// The commits after `since` that can still be read from a damaged file: forwards up to the first
+/// error, then backwards.
+fn salvage(file: &Path, since: i64) -> Vec<CommitRow> {
+    let Ok(conn) = open(file) else { return Vec::new() };
+    let mut found: BTreeMap<i64, CommitRow> = BTreeMap::new();
+    for order in ["ASC", "DESC"] {
+        let sql = format!("{COMMITS} WHERE seq > ?1 ORDER BY seq {order}");
+        let Ok(mut query) = conn.prepare(&sql) else { continue };
+        let Ok(mut rows) = query.query([since]) else { continue };
+        while let Ok(Some(row)) = rows.next() {
+            let Ok(commit) = commit_row(row) else { break };
+            found.insert(commit.seq, commit);
+        }
+    }
+    found.into_values().collect()
+}
+
+const COMMITS: &str =
+    "SELECT seq, session, op, kind, task_id, coalesce(token, 0), rows FROM commits";
+
+fn commit_row(row: &Row<'_>) -> rusqlite::Result<CommitRow> {
+    Ok(CommitRow {
+        seq: row.get(0)?,
+        session: row.get(1)?,
+        op: row.get(2)?,
+        kind: row.get(3)?,
+        task: row.get(4)?,
+        token: row.get(5)?,
+        rows: row.get(6)?,
+    })
+}
+
 fn read_commits(conn: &Connection, seen: &mut Observation, old: &mut Seen) -> Result<(), Stop> {
-    let mut query = conn.prepare(
-        "SELECT seq, session, op, kind, task_id, coalesce(token, 0), rows FROM commits
-         ORDER BY seq",
-    )?;
+    let mut query = conn.prepare(&format!("{COMMITS} ORDER BY seq"))?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        let commit = CommitRow {
-            seq: row.get(0)?,
-            session: row.get(1)?,
-            op: row.get(2)?,
-            kind: row.get(3)?,
-            task: row.get(4)?,
-            token: row.get(5)?,
-            rows: row.get(6)?,
-        };
+        let commit = commit_row(row)?;
         let digest = commit.digest();
         seen.totals.commits.add(digest);
         if commit.seq <= old.seq {

@@ -5,9 +5,9 @@
 //! `PR_SET_PDEATHSIG`), and all are in a process group of their own, so that a Ctrl-C at the
 //! terminal reaches the harness alone.
 
+use super::engine::Engine;
 use super::error::RunError;
 use killpoint_worker::ARGV0;
-use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{Cycle, Exit, Order, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// How long a zygote may take to answer. Forking and reaping take milliseconds.
@@ -35,7 +35,6 @@ pub fn is_worker(argv0: &str) -> bool {
 pub(super) struct Zygote {
     process: std::process::Child,
     replies: BufReader<UnixStream>,
-    ledger: Ledger,
 }
 
 /// One writer.
@@ -45,41 +44,32 @@ pub(super) struct Child {
 }
 
 impl Zygote {
-    /// Starts one; what its children print on a panic goes to `stderr`.
-    pub(super) fn start(ops_max: usize, stderr: &Path) -> Result<Self, RunError> {
+    /// Starts one on `engine`; what its children print on a panic goes to `stderr`.
+    pub(super) fn start(
+        engine: &Engine,
+        (memory, ops_max): (&OwnedFd, usize),
+        stderr: &Path,
+    ) -> Result<Self, RunError> {
         let system = |what| move |source| RunError::System { what, source };
-        let (ledger, memory) = Ledger::create(ops_max).map_err(|error| RunError::System {
-            what: "shared memory for the ledger",
-            source: std::io::Error::other(error),
-        })?;
+        let memory = memory.try_clone().map_err(system("a descriptor"))?;
         let (ours, theirs) = UnixStream::pair().map_err(system("a socket"))?;
         ours.set_read_timeout(Some(REPLY_DEADLINE)).map_err(system("a socket's timeout"))?;
         let log = File::create(stderr).map_err(|error| RunError::place(stderr, error))?;
-        let process = Command::new("/proc/self/exe")
-            .arg0(ARGV0)
+        let process = engine
+            .command()
             .args([ops_max.to_string(), std::process::id().to_string()])
-            // What the environment holds would reach the store under test.
-            .env_clear()
             .process_group(0)
             .stdin(Stdio::from(memory))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(Stdio::from(log))
             .spawn()
             .map_err(system("starting the zygote of the workers"))?;
-        Ok(Self { process, replies: BufReader::new(ours), ledger })
+        Ok(Self { process, replies: BufReader::new(ours) })
     }
 
-    pub(super) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// Forks the processes of a cycle.
-    pub(super) fn fork(&mut self, cycle: &Cycle) -> Result<Vec<Child>, RunError> {
-        // Entries of an earlier cycle must not be taken for this one's.
-        for slot in 0..cycle.lives.len() {
-            forget(&self.ledger, slot);
-        }
-        match self.ask(&Order::Fork(cycle.clone()))? {
+    /// Forks those processes of a cycle that are in `slots`, and gives them in that order.
+    pub(super) fn fork(&mut self, cycle: &Cycle, slots: &[usize]) -> Result<Vec<Child>, RunError> {
+        match self.ask(&Order::Fork { cycle: cycle.clone(), slots: slots.to_vec() })? {
             Reply::Forked(pids) => pids.into_iter().map(Child::of).collect(),
             Reply::Failed(why) => Err(RunError::Zygote(why)),
             Reply::Reaped(_) => Err(RunError::Zygote("an answer to another order".to_owned())),
@@ -107,15 +97,6 @@ impl Zygote {
         }
         serde_json::from_str(&answer).map_err(|error| fail(&error))
     }
-}
-
-/// Empties a slot of the ledger, and those of its entries that were used.
-pub(super) fn forget(ledger: &Ledger, slot: usize) {
-    let used = ledger.slot(slot).used().min(ledger.capacity());
-    for entry in ledger.entries(slot).iter().take(used + 1) {
-        entry.clear();
-    }
-    ledger.slot(slot).clear();
 }
 
 impl Drop for Zygote {

@@ -43,6 +43,8 @@ pub const REPORTS: &[Builtin] = builtin![
     "reports/heartbeat-reclaim",
     "reports/heartbeat-reclaim-plain",
     "reports/burst-create",
+    "reports/header-check",
+    "reports/mixed-engines",
 ];
 
 impl Builtin {

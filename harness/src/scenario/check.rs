@@ -2,6 +2,7 @@
 
 use super::{FORMAT, Scenario};
 use killpoint_worker::ledger::SLOTS;
+use killpoint_worker::wire::EngineName;
 
 /// A value that cannot be.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,11 +27,14 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Complaint> {
         return complain(&["claim"], "the claim is empty: say what the run is to show".to_owned());
     }
     let w = &scenario.writers;
-    let writers = u64::from(w.dispatcher) + u64::from(w.worker) + u64::from(w.reviewer);
+    let writers = u64::from(w.dispatcher)
+        + u64::from(w.worker)
+        + u64::from(w.reviewer)
+        + u64::from(w.visitor);
     if writers == 0 {
         return complain(
             &["writers"],
-            "0 writers: at least one dispatcher, worker or reviewer is needed".to_owned(),
+            "0 writers: at least one dispatcher, worker, reviewer or visitor is needed".to_owned(),
         );
     }
     if writers + u64::from(w.reader) > WRITERS_MAX {
@@ -78,6 +82,12 @@ fn check_settings(scenario: &Scenario) -> Result<(), Complaint> {
             text: "no setting: write at least one [[setting]]".to_owned(),
         });
     }
+    if scenario.engines().any(|engine| engine == EngineName::Given) {
+        return Err(Complaint {
+            path: &["engine"],
+            text: "the engine `given` is the one of the command line: --engine FILE".to_owned(),
+        });
+    }
     for setting in &scenario.setting {
         check_number(&["setting", "wal-autocheckpoint"], setting.wal_autocheckpoint, 0, 1_000_000)?;
         if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner {
@@ -104,18 +114,30 @@ fn check_cycles(scenario: &Scenario) -> Result<(), Complaint> {
     let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back];
     let asked: u64 = kills.iter().map(|count| u64::from(*count)).sum();
     let w = &scenario.writers;
-    let victims =
-        u64::from(w.dispatcher) + u64::from(w.worker) + u64::from(w.reviewer) + u64::from(w.reader);
+    let victims = u64::from(w.dispatcher)
+        + u64::from(w.worker)
+        + u64::from(w.reviewer)
+        + u64::from(w.reader)
+        + u64::from(w.visitor);
     if asked > victims {
         return Err(Complaint {
             path: &["kill"],
             text: format!("{asked} kills a cycle, but only {victims} processes to kill"),
         });
     }
-    if asked == 0 && c.graceful_every == 1 {
+    if k.none && (asked > 0 || c.graceful_every != 1) {
+        return Err(Complaint {
+            path: &["kill", "none"],
+            text: "none = true, but kills are asked for, or cycles that do not end gracefully are \
+                   ended by kills: write graceful-every = 1 and no kills"
+                .to_owned(),
+        });
+    }
+    if !k.none && asked == 0 && c.graceful_every == 1 {
         return Err(Complaint {
             path: &["cycles", "graceful-every"],
-            text: "no kill is asked for and every cycle ends gracefully: nothing would be killed"
+            text: "no kill is asked for and every cycle ends gracefully: nothing would be killed; \
+                   if that is meant, write none = true under [kill]"
                 .to_owned(),
         });
     }

@@ -190,6 +190,24 @@ commit = 1
     }
 
     #[test]
+    fn an_unknown_engine_is_refused_on_its_line() {
+        refused("[writers]", "engine = \"3.50.3\"\n[writers]", (5, 10), "3.50.3");
+        refused("[writers]", "engine = \"given\"\n[writers]", (5, 1), "--engine");
+        let of_role = "wal-autocheckpoint = 100\nengine-of.visitor = \"3.5\"";
+        refused("wal-autocheckpoint = 100", of_role, (15, 21), "3.5");
+    }
+
+    #[test]
+    fn no_kills_at_all_must_be_meant() {
+        let every = |kill: &str| format!("graceful-every = 1\n[kill]\n{kill}");
+        refused("[kill]\ncommit = 1", &every(""), (19, 1), "none = true");
+        refused("[kill]\ncommit = 1", &every("none = true\ncommit = 1"), (21, 1), "none = true");
+        refused("commit = 1", "none = true", (20, 1), "graceful-every = 1");
+        let text = GOOD.replace("[kill]\ncommit = 1", &every("none = true"));
+        assert!(parse("x.toml", &text).unwrap().kill.none);
+    }
+
+    #[test]
     fn what_is_not_toml_is_refused_where_it_stops_being_toml() {
         refused("expect = ", "expect ", (3, 8), "");
     }

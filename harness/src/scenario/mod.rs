@@ -16,7 +16,7 @@ pub use load::{ScenarioError, load, parse};
 
 use crate::verdict::{FindingKind, Verdict};
 use hardboard::Synchronous;
-use killpoint_worker::wire::{Settings, Target};
+use killpoint_worker::wire::{EngineName, Role, Settings, Target};
 use serde::{Deserialize, Serialize};
 
 /// The format that this version reads.
@@ -35,6 +35,9 @@ pub struct Scenario {
     /// Whether this is a control: its expectation missed means that the harness is blind.
     #[serde(default)]
     pub canary: bool,
+    /// Which SQLite all processes run on, unless a setting says otherwise.
+    #[serde(default)]
+    pub engine: EngineName,
     /// How many processes of each role.
     pub writers: Writers,
     /// What they do.
@@ -97,6 +100,8 @@ pub struct Writers {
     pub reviewer: u32,
     /// They only read.
     pub reader: u32,
+    /// They come and go: each task is a process of its own, which opens, works, closes and ends.
+    pub visitor: u32,
 }
 
 /// What the processes do.
@@ -142,7 +147,7 @@ impl Default for Workload {
     }
 }
 
-/// How the database is set.
+/// How the database is set, and what else differs from the scenario's other settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Setting {
@@ -153,6 +158,102 @@ pub struct Setting {
     /// Whether one more process owns the checkpoints. Needed where `wal-autocheckpoint` is 0.
     #[serde(default)]
     pub checkpoint_owner: bool,
+    /// Through which store, if not the workload's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// Which SQLite, if not the scenario's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineName>,
+    /// The same for single roles.
+    #[serde(default, skip_serializing_if = "EngineOf::is_empty")]
+    pub engine_of: EngineOf,
+    /// Whether each process that keeps its connection open also opens, reads and closes the
+    /// database file by itself after each of its commits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub header_check: bool,
+    /// The verdict that this setting is to give, if not the scenario's. With it every setting is
+    /// held to its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
+}
+
+/// Which SQLite the processes of single roles run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EngineOf {
+    /// The dispatchers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatcher: Option<EngineName>,
+    /// The workers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<EngineName>,
+    /// The reviewers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reviewer: Option<EngineName>,
+    /// The readers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reader: Option<EngineName>,
+    /// The workers that come and go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visitor: Option<EngineName>,
+}
+
+impl EngineOf {
+    /// Whether no role has one of its own.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Each role's, as far as it has one.
+    #[must_use]
+    pub fn by_role(self) -> [(Role, Option<EngineName>); 5] {
+        [
+            (Role::Dispatcher, self.dispatcher),
+            (Role::Worker, self.worker),
+            (Role::Reviewer, self.reviewer),
+            (Role::Reader, self.reader),
+            (Role::Visitor, self.visitor),
+        ]
+    }
+}
+
+impl Scenario {
+    /// Which SQLite a process runs on.
+    #[must_use]
+    pub fn engine(&self, setting: Setting, role: Role) -> EngineName {
+        let of_role = setting.engine_of.by_role().into_iter().find(|(of, _)| *of == role);
+        of_role.and_then(|(_, engine)| engine).or(setting.engine).unwrap_or(self.engine)
+    }
+
+    /// The verdict that a setting is to give.
+    #[must_use]
+    pub fn expect_of(&self, setting: Setting) -> Expect {
+        setting.expect.unwrap_or(self.expect)
+    }
+
+    /// Whether each setting is held to a verdict of its own, rather than all to one together.
+    #[must_use]
+    pub fn settings_differ(&self) -> bool {
+        self.setting.iter().any(|setting| setting.expect.is_some())
+    }
+
+    /// Every SQLite that some process may run on.
+    pub fn engines(&self) -> impl Iterator<Item = EngineName> {
+        self.setting.iter().flat_map(|setting| {
+            let roles = setting.engine_of.by_role().into_iter().filter_map(|(_, engine)| engine);
+            roles.chain([setting.engine.unwrap_or(self.engine)])
+        })
+    }
+
+    /// Has every process run on `engine`, whatever the scenario says.
+    pub fn run_all_on(&mut self, engine: EngineName) {
+        self.engine = engine;
+        for setting in &mut self.setting {
+            setting.engine = None;
+            setting.engine_of = EngineOf::default();
+        }
+    }
 }
 
 impl Setting {
@@ -162,11 +263,32 @@ impl Setting {
         Settings { synchronous: self.synchronous, wal_autocheckpoint: self.wal_autocheckpoint }
     }
 
-    /// A short name, `full+100`.
+    /// A short name, `full+100`, with all that sets it apart.
     #[must_use]
     pub fn name(self) -> String {
-        let owner = if self.checkpoint_owner { "+owner" } else { "" };
-        format!("{}+{}{owner}", self.synchronous.as_str(), self.wal_autocheckpoint)
+        let mut name = format!("{}+{}", self.synchronous.as_str(), self.wal_autocheckpoint);
+        if self.checkpoint_owner {
+            name.push_str("+owner");
+        }
+        if self.header_check {
+            name.push_str("+header-check");
+        }
+        match self.target {
+            Some(Target::Hardboard) => name.push_str(" hardboard"),
+            Some(Target::Baseline) => name.push_str(" baseline"),
+            Some(Target::Flawed(_)) => name.push_str(" flawed"),
+            None => {}
+        }
+        if let Some(engine) = self.engine {
+            name = format!("{name} on {}", engine.as_str());
+        }
+        for (role, engine) in self.engine_of.by_role() {
+            if let Some(engine) = engine {
+                let role = format!("{role:?}").to_lowercase();
+                name = format!("{name}, {role} on {}", engine.as_str());
+            }
+        }
+        name
     }
 }
 
@@ -221,6 +343,8 @@ pub struct Kills {
     pub wait_ms: u32,
     /// Plan them all and send none: what the canary of the harness itself does.
     pub not_sent: bool,
+    /// That nobody is killed, at a cycle's end neither, is what the scenario wants.
+    pub none: bool,
 }
 
 impl Default for Kills {
@@ -233,6 +357,7 @@ impl Default for Kills {
             taken_back: 0,
             wait_ms: 40,
             not_sent: false,
+            none: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::load::{self, Complaint};
 use super::{FORMAT, ScenarioError, Setting};
 use crate::run::trace::{ErrorCode, PhasePattern};
 use crate::verdict::{FindingKind, Verdict};
-use killpoint_worker::wire::{Step, Target};
+use killpoint_worker::wire::{EngineName, Step, Target};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -81,9 +81,9 @@ impl Expected {
 pub struct Schedule {
     /// Schedules of each setting.
     pub count: u32,
-    /// Which SQLite the processes load: a name that `killpoint engines` knows, or a path.
-    #[serde(default = "bundled")]
-    pub engine: String,
+    /// Which SQLite our own workers run on.
+    #[serde(default)]
+    pub engine: EngineName,
     /// Who runs next.
     pub policy: Policy,
     /// Where else than at calls a process may be stopped.
@@ -98,6 +98,9 @@ pub struct Schedule {
     /// A schedule that comes to no end within so many stops has a live-lock.
     #[serde(default = "many")]
     pub stops_max: u32,
+    /// Seeds that are tried, each on its own: the run's, and others drawn from it.
+    #[serde(default = "one")]
+    pub seeds: u32,
     /// Go on after a finding, instead of stopping there.
     #[serde(default)]
     pub to_the_end: bool,
@@ -205,8 +208,8 @@ pub struct Faults {
     pub at: Vec<PhasePattern>,
 }
 
-fn bundled() -> String {
-    "bundled".to_owned()
+const fn one() -> u32 {
+    1
 }
 
 const fn two() -> u32 {
@@ -261,6 +264,9 @@ fn check(asked: &Schedules) -> Result<(), Complaint> {
     }
     if asked.schedule.count == 0 {
         return complain(&["schedule", "count"], "0 schedules show nothing");
+    }
+    if asked.schedule.seeds == 0 {
+        return complain(&["schedule", "seeds"], "0 seeds show nothing");
     }
     match (&asked.work, &asked.command) {
         (Some(work), None) => check_work(asked, work),

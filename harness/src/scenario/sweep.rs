@@ -5,7 +5,7 @@
 use super::load::{self, Complaint};
 use super::{Expect, FORMAT, ScenarioError, Setting};
 use crate::run::trace::{ErrorCode, PhasePattern};
-use killpoint_worker::wire::{Step, Target};
+use killpoint_worker::wire::{EngineName, Step, Target};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -36,6 +36,9 @@ pub struct Sweep {
 pub struct Script {
     /// Through which store.
     pub target: Target,
+    /// On which SQLite.
+    #[serde(default)]
+    pub engine: EngineName,
     /// The steps, then the connection is closed, which checkpoints.
     pub steps: Vec<Step>,
     /// How often the same steps are performed before, undisturbed.

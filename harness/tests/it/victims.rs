@@ -42,6 +42,30 @@ fn a_python_program_that_acknowledges_before_it_commits_is_caught() {
 }
 
 #[test]
+fn what_was_seen_of_a_command_is_written_for_a_ci_to_read() {
+    if !python() {
+        return;
+    }
+    let place = scenario(&[]);
+    let (out, junit) = (place.beside("out"), place.beside("junit.xml"));
+    let done = exec(
+        &["--cycles", "2", "--budget", "3s", "--out", &out, "--junit", &junit],
+        "scenarios/exec/ledger.py",
+    );
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let report = std::fs::read_to_string(format!("{out}/report.json")).unwrap();
+    let report = killpoint::report::Report::from_json(&report).unwrap();
+    let [exec] = &report.execs[..] else { panic!("{report:?}") };
+    assert!(exec.cycles > 2, "the budget has made it go on: {exec:?}");
+    assert!(exec.landed() > 0 && exec.acked_ops > 0 && exec.recoveries >= exec.cycles, "{exec:?}");
+    assert!(report.command.contains("--check-sql 'SELECT count(*)"), "{}", report.command);
+    let summary = std::fs::read_to_string(format!("{out}/SUMMARY.md")).unwrap();
+    assert!(summary.contains("Not judged: power loss"), "{summary}");
+    let junit = std::fs::read_to_string(junit).unwrap();
+    assert!(junit.contains("python3 scenarios/exec/ledger.py"), "{junit}");
+}
+
+#[test]
 fn a_check_command_is_asked_as_well() {
     if !python() {
         return;

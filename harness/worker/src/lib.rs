@@ -14,12 +14,14 @@
 pub mod wire;
 pub mod content;
 pub mod ledger;
+mod engine;
 mod fork;
 mod shim;
 mod target;
 mod life;
 mod nursery;
+mod visit;
 mod zygote;
 
 pub use nursery::{BELL_FD, NURSERY, ORDER_FD};
-pub use zygote::{ARGV0, SOLO, main};
+pub use zygote::{ARGV0, ENGINE, SOLO, main};

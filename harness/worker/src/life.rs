@@ -4,13 +4,16 @@
 //! does next depends on what it reads from the board and on its own seed, on nothing else.
 
 use crate::content;
+use crate::engine;
 use crate::fork;
 use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
 use crate::shim;
 use crate::target::{self, Done, Failure, Mode, Op, Target};
+use crate::visit;
 use crate::wire::{self, EXIT_FULL, EXIT_OPEN, EXIT_STORE, Flaw, Life, Role, Shape, Step};
 use hardboard::OpKey;
 use rusqlite::{Connection, OptionalExtension as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,8 +23,18 @@ const NOTHING_TO_DO: Duration = Duration::from_micros(300);
 /// Lives `life` in slot `index`, and gives the exit code.
 pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Life) -> i32 {
     let slot = ledger.slot(index);
+    slot.set_loaded(&engine::loaded());
+    if life.role == Role::Visitor {
+        return visit::live(ledger, index, path, life);
+    }
+    once(ledger, index, path, life)
+}
+
+/// The same for a single connection: what a visitor does again and again.
+pub(crate) fn once(ledger: &'static Ledger, index: usize, path: &Path, life: &Life) -> i32 {
+    let slot = ledger.slot(index);
     let code = match begin(slot, path, life) {
-        Ok(target) => play(ledger, index, target, life),
+        Ok(target) => play(ledger, index, path, target, life),
         Err(message) => {
             slot.set_message(&message);
             EXIT_OPEN
@@ -41,10 +54,18 @@ fn begin(slot: &'static Slot, path: &Path, life: &Life) -> Result<Box<dyn Target
     Ok(target)
 }
 
-fn play(ledger: &'static Ledger, index: usize, target: Box<dyn Target>, life: &Life) -> i32 {
+fn play(
+    ledger: &'static Ledger,
+    index: usize,
+    path: &Path,
+    target: Box<dyn Target>,
+    life: &Life,
+) -> i32 {
     let slot = ledger.slot(index);
-    let mut writer =
-        Writer { ledger, index, slot, target, life, sent: 0, choices: Choices(life.seed) };
+    // A visitor goes on where the visit before it ended.
+    let sent = u32::try_from(slot.used()).unwrap_or(u32::MAX);
+    let choices = Choices(life.seed.wrapping_add(sent.into()));
+    let mut writer = Writer { ledger, index, slot, path, target, life, sent, choices };
     let end = match life.role {
         Role::Founder => End::Drained,
         Role::Dispatcher => writer.dispatch(),
@@ -52,6 +73,7 @@ fn play(ledger: &'static Ledger, index: usize, target: Box<dyn Target>, life: &L
         Role::Reviewer => writer.review(),
         Role::Reader => writer.read(),
         Role::Checkpointer => writer.checkpoint(),
+        Role::Visitor => writer.visit(),
         Role::Script => writer.perform_script(),
     };
     if life.abandon {
@@ -107,6 +129,7 @@ struct Writer<'a> {
     ledger: &'static Ledger,
     index: usize,
     slot: &'static Slot,
+    path: &'a Path,
     target: Box<dyn Target>,
     life: &'a Life,
     sent: u32,
@@ -140,6 +163,9 @@ impl Writer<'_> {
             Ok(done) => {
                 entry.time(spent, done.commit_ns);
                 entry.ack(done.task, done.token, done.seq);
+                if self.life.header_check {
+                    check_header(self.path);
+                }
                 Ok(Told::Done(done))
             }
             Err(Failure::Refused(reason, message)) => {
@@ -234,6 +260,22 @@ impl Writer<'_> {
             }
         }
         End::Drained
+    }
+
+    /// One task, if there is one.
+    fn visit(&mut self) -> End {
+        let name = content::worker(self.life.session);
+        match self.send(&Op::ClaimNext { worker: &name, lease_ms: self.shape().lease_ms }) {
+            Ok(Told::Done(claim)) => match self.work_on(claim.task, claim.token) {
+                Ok(()) => End::Drained,
+                Err(end) => end,
+            },
+            Ok(Told::Refused(_)) => {
+                sleep(NOTHING_TO_DO);
+                End::Drained
+            }
+            Err(end) => end,
+        }
     }
 
     /// From a claim to its completion; an abandoned claim is left to its lease.
@@ -414,6 +456,14 @@ fn number(conn: &Connection, sql: &str, value: impl rusqlite::ToSql) -> Result<i
             Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(0),
             _ => Err(End::Broken(format!("{sql}: {error}"))),
         })
+}
+
+/// Reads the file's header as the application of the production report did after its commits. What
+/// matters is the close at the end: with it all locks are gone that this process, and so SQLite,
+/// holds on the file. What is read, or that nothing can be, matters to nobody.
+fn check_header(path: &Path) {
+    let mut header = [0; 100];
+    drop(std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)));
 }
 
 fn wall_ms() -> i64 {

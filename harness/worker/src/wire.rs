@@ -10,8 +10,13 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Fork one process for each life. Answered by [`Reply::Forked`] as soon as all run.
-    Fork(Cycle),
+    /// Fork one process for each of these slots. Answered by [`Reply::Forked`] as soon as all run.
+    Fork {
+        /// All processes of the cycle, those of other zygotes included.
+        cycle: Cycle,
+        /// Which of them this zygote forks, in this order.
+        slots: Vec<usize>,
+    },
     /// Wait until every child has ended. Answered by [`Reply::Reaped`].
     ///
     /// No child is reaped before this, so a process id stays valid to be killed until then.
@@ -22,9 +27,9 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// The process ids, in the order of the lives.
+    /// The process ids, in the order of the slots.
     Forked(Vec<i32>),
-    /// How each process ended, in the order of the lives.
+    /// How each process ended, in the order of the slots.
     Reaped(Vec<Exit>),
     /// The zygote could not do it; one line.
     Failed(String),
@@ -75,6 +80,9 @@ pub struct Life {
     pub session: i64,
     /// What it does.
     pub role: Role,
+    /// Which SQLite it is to run on.
+    #[serde(default)]
+    pub engine: EngineName,
     /// Through what it writes.
     pub target: Target,
     /// How its connection is asked to be set.
@@ -89,6 +97,61 @@ pub struct Life {
     /// Whether it ends without closing its connection, as if it were killed there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub abandon: bool,
+    /// Whether it opens, reads and closes the database file by itself after each commit, while its
+    /// connection is open: POSIX then drops all locks that the process holds on the file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub header_check: bool,
+}
+
+/// A SQLite that processes can run on, by the name that scenarios have for it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub enum EngineName {
+    /// The one that is compiled in.
+    #[default]
+    #[serde(rename = "bundled")]
+    Bundled,
+    /// The last with the WAL-reset race that a rusqlite release bundles.
+    #[serde(rename = "3.51.1")]
+    V3_51_1,
+    /// The last line in which a stray close of the database file destroys it.
+    #[serde(rename = "3.50.2")]
+    V3_50_2,
+    /// The machine's own.
+    #[serde(rename = "system")]
+    System,
+    /// The library that the command line names.
+    #[serde(rename = "given")]
+    Given,
+}
+
+impl EngineName {
+    /// Every name that a scenario may use.
+    pub const NAMED: [Self; 4] = [Self::Bundled, Self::V3_51_1, Self::V3_50_2, Self::System];
+
+    /// As it stands in scenario files and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bundled => "bundled",
+            Self::V3_51_1 => "3.51.1",
+            Self::V3_50_2 => "3.50.2",
+            Self::System => "system",
+            Self::Given => "given",
+        }
+    }
+
+    /// The version that this name promises, as `sqlite3_libversion_number` has it; none where the
+    /// name promises nothing.
+    #[must_use]
+    pub fn promised_version(self) -> Option<u32> {
+        match self {
+            Self::V3_51_1 => Some(3_051_001),
+            Self::V3_50_2 => Some(3_050_002),
+            Self::Bundled | Self::System | Self::Given => None,
+        }
+    }
 }
 
 /// One step of a script.
@@ -129,6 +192,9 @@ pub enum Role {
     Reviewer,
     /// Reads the board in read transactions.
     Reader,
+    /// A worker that comes and goes: for each task a process of its own, which opens a connection,
+    /// claims, works, closes and ends.
+    Visitor,
     /// Owns the checkpoints of a database whose writers do none.
     Checkpointer,
     /// Performs the steps of its script once, whatever comes of each, and ends.

@@ -9,6 +9,7 @@
 //! | 1          | the socket to the harness: orders in, replies out  |
 //! | 2          | where a panic's message goes                       |
 
+use crate::engine;
 use crate::fork::{self, Side};
 use crate::ledger::{Activity, Ledger, SLOTS};
 use crate::life;
@@ -31,12 +32,14 @@ const MISUSED: u8 = 64;
 /// Serves orders until the harness closes the socket.
 ///
 /// `arguments` are the two after the name: how many operations a process can record, and the
-/// process id of the harness, with which this process ends.
+/// process id of the harness, with which this process ends. Or [`SOLO`] or [`ENGINE`] and what
+/// belongs to it.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
-    if let Some((SOLO, rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest))
-    {
-        return solo(rest);
+    match arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        Some((SOLO, rest)) => return solo(rest),
+        Some((ENGINE, _)) => return tell_engine(),
+        _ => {}
     }
     if let [nursery::NURSERY, entries] =
         arguments.iter().map(String::as_str).collect::<Vec<_>>()[..]
@@ -58,12 +61,26 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let Ok(socket) = std::io::stdout().as_fd().try_clone_to_owned() else {
         return ExitCode::from(MISUSED);
     };
+    // A visit whose life is killed is waited for here: none may still write when all are told gone.
+    if nix::sys::prctl::set_child_subreaper(true).is_err() {
+        return ExitCode::from(MISUSED);
+    }
     // It lives as long as the process, and the writers' shim points into it.
     serve(Box::leak(Box::new(ledger)), &UnixStream::from(socket))
 }
 
 /// The argument that makes [`main`] one writer instead of a zygote.
 pub const SOLO: &str = "solo";
+
+/// The argument that makes [`main`] print which SQLite it runs on, as JSON.
+pub const ENGINE: &str = "engine";
+
+fn tell_engine() -> ExitCode {
+    let told = serde_json::to_string(&engine::loaded())
+        .map_err(std::io::Error::from)
+        .and_then(|line| std::io::stdout().write_all(line.as_bytes()));
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
 
 /// Lives one life in this very process: what is run under a supervisor that follows each of its
 /// calls. Arguments: how many operations fit, the slot, the [`Cycle`] as JSON.
@@ -103,11 +120,17 @@ fn serve(ledger: &'static Ledger, socket: &UnixStream) -> ExitCode {
     for line in BufReader::new(socket).lines() {
         let Ok(line) = line else { break };
         let reply = match serde_json::from_str(&line) {
-            Ok(Order::Fork(cycle)) => match fork_all(ledger, &cycle, &mut children) {
-                Forked::Child(code) => return ExitCode::from(code),
-                Forked::Parent(reply) => reply,
-            },
-            Ok(Order::Reap) => Reply::Reaped(children.drain(..).map(reap).collect()),
+            Ok(Order::Fork { cycle, slots }) => {
+                match fork_all(ledger, &cycle, &slots, &mut children) {
+                    Forked::Child(code) => return ExitCode::from(code),
+                    Forked::Parent(reply) => reply,
+                }
+            }
+            Ok(Order::Reap) => {
+                let exits = children.drain(..).map(reap).collect();
+                reap_orphans();
+                Reply::Reaped(exits)
+            }
             Err(error) => Reply::Failed(format!("order not understood: {error}")),
         };
         if answer(socket, &reply).is_err() {
@@ -123,16 +146,25 @@ enum Forked {
     Parent(Reply),
 }
 
-fn fork_all(ledger: &'static Ledger, cycle: &Cycle, children: &mut Vec<Pid>) -> Forked {
+fn fork_all(
+    ledger: &'static Ledger,
+    cycle: &Cycle,
+    slots: &[usize],
+    children: &mut Vec<Pid>,
+) -> Forked {
     if cycle.lives.len() > SLOTS {
         let asked = cycle.lives.len();
         return Forked::Parent(Reply::Failed(format!("{asked} processes of at most {SLOTS}")));
     }
-    for index in 0..cycle.lives.len() {
-        ledger.slot(index).clear();
-        ledger.slot(index).set_activity(Activity::Opening);
+    if let Some(slot) = slots.iter().find(|slot| **slot >= cycle.lives.len()) {
+        return Forked::Parent(Reply::Failed(format!("no life is planned for slot {slot}")));
     }
-    for (index, life) in cycle.lives.iter().enumerate() {
+    for index in slots {
+        ledger.slot(*index).clear();
+        ledger.slot(*index).set_activity(Activity::Opening);
+    }
+    for &index in slots {
+        let life = &cycle.lives[index];
         match fork::fork() {
             Ok(Side::Child) => {
                 let code = life::live(ledger, index, &cycle.database, life);
@@ -154,6 +186,11 @@ fn reap(child: Pid) -> Exit {
             Err(_) => return Exit::Code(-1),
         }
     }
+}
+
+/// Waits for what lives have left behind, which dies with them.
+fn reap_orphans() {
+    while !matches!(waitpid(None, None), Err(nix::Error::ECHILD)) {}
 }
 
 fn answer(mut socket: &UnixStream, reply: &Reply) -> std::io::Result<()> {

@@ -23,6 +23,7 @@ pub use prepare::{Prepared, prepare};
 pub use story::{Chapter, Story};
 pub use stuck::Stuck;
 
+use super::engine::Engines;
 use super::error::RunError;
 use super::exec::ACK_FD;
 use super::life;
@@ -37,11 +38,10 @@ use crate::scenario::schedule::{Policy, Program};
 use driver::Scheduler;
 use free::Free;
 use killpoint_worker::ledger::Ledger;
-use killpoint_worker::wire;
-use killpoint_worker::{ARGV0, BELL_FD, NURSERY, ORDER_FD};
+use killpoint_worker::wire::{self, EngineName};
+use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
@@ -58,34 +58,11 @@ const ACK_NUMBER: i32 = 9;
 const FILES: &str = "files";
 const DATABASE: &str = "board.db";
 
-/// The program that is our own worker, on some engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Worker {
-    /// The executable.
-    pub program: PathBuf,
-    /// What stands before the worker's own arguments.
-    pub arguments: Vec<OsString>,
-    /// Its whole environment.
-    pub environment: Vec<(OsString, OsString)>,
-}
-
-impl Worker {
-    /// This very program, with the engine that is built into it.
-    #[must_use]
-    pub fn own() -> Self {
-        Self {
-            program: PathBuf::from("/proc/self/exe"),
-            arguments: vec![ARGV0.into()],
-            environment: Vec::new(),
-        }
-    }
-}
-
 /// What runs: our own workers, or copies of a program.
 #[derive(Clone, Debug)]
 pub enum Cast {
-    /// Our own.
-    Workers(Worker),
+    /// Our own, each on the engine of its life.
+    Workers(Engines),
     /// A program, its words made absolute, and its environment's additions.
     Program(Program),
 }
@@ -154,8 +131,8 @@ pub struct Arena<'a> {
     memory: OwnedFd,
     stderr: File,
     cpu: Option<usize>,
-    /// Forks our own workers; started when the first is needed.
-    nursery: Option<Nursery>,
+    /// They fork our own workers, one for each engine; started when the first is needed.
+    nurseries: BTreeMap<EngineName, Nursery>,
     /// What the nursery reads of a child before it forks it.
     order: File,
 }
@@ -194,7 +171,7 @@ impl<'a> Arena<'a> {
             .map_err(std::io::Error::from)
             .map_err(system("shared memory for the orders"))?
             .into();
-        Ok(Self { prepared, cast, dir, files, ledger, memory, stderr, cpu, nursery: None, order })
+        Ok(Self { prepared, cast, dir, files, ledger, memory, stderr, cpu, nurseries: BTreeMap::new(), order })
     }
 
     /// Runs one schedule, and looks at what is left.
@@ -259,21 +236,21 @@ impl<'a> Arena<'a> {
         let mut supervisor = Supervisor::new(options)?;
         let mut acks = Vec::new();
         match self.cast {
-            Cast::Workers(worker) => {
-                let mut nursery = match self.nursery.take() {
-                    Some(nursery) => nursery,
-                    None => self.nursery(worker)?,
-                };
+            Cast::Workers(engines) => {
                 let cycle = wire::Cycle { database: self.database(), lives: cycle.lives.clone() };
                 let mut birth = wire::Birth { slot: 0, cycle };
-                for slot in 0..plan.lives.len() {
-                    super::supervise::forget(&self.ledger, slot);
+                for (slot, life) in plan.lives.iter().enumerate() {
+                    super::crew::forget(&self.ledger, slot);
                     birth.slot = slot;
                     self.write_order(&birth)?;
+                    let mut nursery = match self.nurseries.remove(&life.engine) {
+                        Some(nursery) => nursery,
+                        None => self.nursery(engines, life.engine)?,
+                    };
                     supervisor.spawn_from(&mut nursery)?;
+                    // One that failed is not used again.
+                    self.nurseries.insert(life.engine, nursery);
                 }
-                // One that failed is not used again.
-                self.nursery = Some(nursery);
             }
             Cast::Program(program) => {
                 for slot in 0..plan.slots() {
@@ -294,23 +271,17 @@ impl<'a> Arena<'a> {
         }
     }
 
-    fn nursery(&self, worker: &Worker) -> Result<Nursery, RunError> {
-        let clone = |file: &OwnedFd| file.try_clone().map_err(system("a descriptor"));
-        let mut command = Command::new(&worker.program)
-            .args(&worker.arguments)
+    fn nursery(&self, engines: &Engines, name: EngineName) -> Result<Nursery, RunError> {
+        let memory = self.memory.try_clone().map_err(system("a descriptor"))?;
+        let stderr = self.stderr.try_clone().map_err(system("a descriptor"))?;
+        let order = self.order.try_clone().map_err(system("a descriptor"))?;
+        let command = engines
+            .get(name)?
+            .traced()
             .args([NURSERY, &OPS_MAX.to_string()])
-            // What the environment holds would reach the store under test.
-            .env_clear()
-            .fd(0, clone(&self.memory)?, FdUse::Plain)
-            .fd(2, self.stderr.try_clone().map_err(system("a descriptor"))?.into(), FdUse::Plain)
-            .fd(
-                ORDER_FD,
-                self.order.try_clone().map_err(system("a descriptor"))?.into(),
-                FdUse::Plain,
-            );
-        for (name, value) in &worker.environment {
-            command = command.env(name, value);
-        }
+            .fd(0, memory, FdUse::Plain)
+            .fd(2, stderr.into(), FdUse::Plain)
+            .fd(ORDER_FD, order.into(), FdUse::Plain);
         Ok(Nursery::start(self.placed(command), BELL_FD, CallSet::SCHEDULE, true)?)
     }
 
@@ -383,7 +354,7 @@ impl<'a> Arena<'a> {
                     Some(Exit::Signal { signal, .. }) => wire::Exit::Signal(signal),
                     None => wire::Exit::Code(-1),
                 };
-                played.lines.push(Line::Life(life(&self.ledger, cycle, slot, told, false)));
+                played.lines.push(Line::Life(life(&self.ledger, cycle, (slot, 0), told, false)));
             }
             let mut probe = self.prepared.probe.moved_to(&database, &self.dir);
             let seen = probe.look(cycle.generation, cycle.cycle)?;

@@ -1,6 +1,6 @@
 //! The files that every schedule starts from, made by the processes themselves.
 
-use super::{Arena, Ask, Cast, DATABASE, RunError, Worker, cycle_of, place};
+use super::{Arena, Ask, Cast, DATABASE, RunError, cycle_of, place};
 use crate::history::Line;
 use crate::plan::CyclePlan;
 use crate::plan::schedule::{Order, SchedulePlan, shape};
@@ -8,7 +8,7 @@ use crate::run::probe::Probe;
 use crate::run::trace::Exit;
 use crate::scenario::Setting;
 use crate::scenario::schedule::{Program, Work};
-use killpoint_worker::wire::{Life, Role, Step};
+use killpoint_worker::wire::{EngineName, Life, Role, Step};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -45,14 +45,14 @@ impl Prepared {
 
 /// Makes them in `dir`.
 pub fn prepare(
-    work: Option<(&Work, Setting)>,
+    work: Option<(&Work, Setting, EngineName)>,
     cast: &Cast,
     dir: &Path,
 ) -> Result<Prepared, RunError> {
     match (work, cast) {
-        (Some((work, setting)), Cast::Workers(_)) => by_worker(work, setting, cast, dir),
+        (Some(asked), Cast::Workers(_)) => by_worker(asked, cast, dir),
         (_, Cast::Program(program)) => by_command(program, dir),
-        (None, Cast::Workers(Worker { .. })) => Ok(Prepared::kept(Vec::new(), None)),
+        (None, Cast::Workers(_)) => Ok(Prepared::kept(Vec::new(), None)),
     }
 }
 
@@ -72,20 +72,21 @@ fn plan(life: Life) -> SchedulePlan {
 }
 
 fn by_worker(
-    work: &Work,
-    setting: Setting,
+    (work, setting, engine): (&Work, Setting, EngineName),
     cast: &Cast,
     dir: &Path,
 ) -> Result<Prepared, RunError> {
     let life = |role, script| Life {
         session: SESSION,
         role,
+        engine,
         target: work.target,
         settings: setting.connection(),
         shape: shape(work),
         seed: 1,
         script,
         abandon: false,
+        header_check: false,
     };
     let nothing = Prepared::kept(Vec::new(), None);
     let founder = plan(life(Role::Founder, Vec::new()));

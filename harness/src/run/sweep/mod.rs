@@ -12,11 +12,11 @@ mod strikes;
 
 pub use strikes::{Blow, Strike, exhaustive, sampled};
 
+use super::engine::{Engine, Engines};
 use super::error::RunError;
 use super::probe::Probe;
 use super::trace::{
-    CallKind, CallSet, Command, Databases, Exit, FdUse, Nursery, Options, Phase, Receipt, RunEnd,
-    Supervisor,
+    CallKind, CallSet, Databases, Exit, FdUse, Nursery, Options, Phase, Receipt, RunEnd, Supervisor,
 };
 use super::{Lane, life};
 use crate::history::Line;
@@ -26,7 +26,7 @@ use crate::scenario::{Setting, Workload};
 use driver::{Recorder, Striker};
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
-use killpoint_worker::{ARGV0, BELL_FD, NURSERY, ORDER_FD};
+use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::MFdFlags;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -52,6 +52,8 @@ pub struct Prepared {
     pub before: (CyclePlan, Vec<Line>),
     /// The plan of what is struck: one cycle whose processes perform the script.
     pub plan: CyclePlan,
+    /// What they run on.
+    engine: Engine,
 }
 
 /// One stop of the undisturbed run at a file of the database.
@@ -100,12 +102,14 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
     Life {
         session,
         role: Role::Script,
+        engine: script.engine,
         target: script.target,
         settings: setting.connection(),
         shape: shape(script),
         seed: 1,
         script: script.steps.clone(),
         abandon: false,
+        header_check: false,
     }
 }
 
@@ -125,8 +129,14 @@ fn cycle_of(number: u32, lives: Vec<Life>) -> CyclePlan {
 }
 
 /// Makes a database in `dir`, and has the script performed there as often as it asks for.
-pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared, RunError> {
-    let mut lane = Lane::start(dir, OPS_MAX)?;
+pub fn prepare(
+    script: &Script,
+    setting: Setting,
+    dir: &Path,
+    engines: &Engines,
+) -> Result<Prepared, RunError> {
+    let engine = engines.get(script.engine)?.clone();
+    let mut lane = Lane::start(dir, OPS_MAX, engines)?;
     let founder = Life { role: Role::Founder, ..performer(script, setting, 0) };
     lane.found_by(founder, 0)?;
     let mut first = performer(script, setting, 101);
@@ -147,7 +157,7 @@ pub fn prepare(script: &Script, setting: Setting, dir: &Path) -> Result<Prepared
     let writers = (0..script.writers).map(|slot| performer(script, setting, 201 + i64::from(slot)));
     let plan = cycle_of(1, writers.collect());
     lane.discard()?;
-    Ok(Prepared { database, wal, probe, before: (before, lines), plan })
+    Ok(Prepared { database, wal, probe, before: (before, lines), plan, engine })
 }
 
 /// One thread's place to strike in.
@@ -186,10 +196,10 @@ impl<'a> Range<'a> {
         let order = nix::sys::memfd::memfd_create("killpoint-order", MFdFlags::MFD_CLOEXEC)
             .map_err(|errno| system("shared memory for the orders")(errno.into()))?;
         let theirs = order.try_clone().map_err(system("a descriptor"))?;
-        let mut command = Command::new("/proc/self/exe")
-            .args([ARGV0, NURSERY, &OPS_MAX.to_string()])
-            // What the environment holds would reach the store under test.
-            .env_clear()
+        let mut command = prepared
+            .engine
+            .traced()
+            .args([NURSERY, &OPS_MAX.to_string()])
             .fd(0, memory, FdUse::Plain)
             .fd(2, stderr.into(), FdUse::Plain)
             .fd(ORDER_FD, theirs, FdUse::Plain);
@@ -245,7 +255,7 @@ impl<'a> Range<'a> {
                 _ => None,
             };
             trouble = trouble.or(odd.map(|text| format!("process {slot}: {text}")));
-            lines.push(Line::Life(life(&self.ledger, &plan, slot, told, false)));
+            lines.push(Line::Life(life(&self.ledger, &plan, (slot, 0), told, false)));
         }
         let mut probe = self.prepared.probe.moved_to(&self.file, &self.dir);
         lines.push(Line::Observed(Box::new(probe.observe(plan.generation, plan.cycle)?)));
@@ -278,7 +288,7 @@ impl<'a> Range<'a> {
         let cycle = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
         let mut birth = wire::Birth { slot: 0, cycle };
         for slot in 0..plan.lives.len() {
-            super::supervise::forget(&self.ledger, slot);
+            super::crew::forget(&self.ledger, slot);
             birth.slot = slot;
             self.write_order(&birth)?;
             supervisor.spawn_from(&mut self.nursery)?;

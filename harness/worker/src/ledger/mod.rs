@@ -297,6 +297,8 @@ pub struct Counters {
     wal_autocheckpoint: AtomicU32,
     journal_mode: AtomicU32,
     sqlite_version: AtomicU32,
+    /// Bytes of the source id that are set.
+    source_id_bytes: AtomicU32,
 }
 
 /// One process's part of the ledger, before its entries.
@@ -309,6 +311,7 @@ pub struct Slot {
     /// What the shim counted.
     pub counters: Counters,
     message: [AtomicU8; 240],
+    source_id: [AtomicU8; 128],
 }
 
 /// The pragmas that a process read back from its own connection.
@@ -321,8 +324,18 @@ pub struct Effective {
     pub wal_autocheckpoint: u32,
     /// `PRAGMA journal_mode` is `wal`.
     pub wal: bool,
-    /// The version number that the loaded library reports.
+}
+
+/// The SQLite that a process has loaded, as the library itself says.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub struct Loaded {
+    /// `sqlite3_libversion_number`: 3054001 is 3.54.1.
     pub sqlite_version: u32,
+    /// `sqlite3_sourceid`: date, time and digest of the check-in; at most 128 bytes are kept.
+    pub source_id: String,
 }
 
 impl Slot {
@@ -376,7 +389,6 @@ impl Slot {
         c.synchronous.store(effective.synchronous, Ordering::Relaxed);
         c.wal_autocheckpoint.store(effective.wal_autocheckpoint, Ordering::Relaxed);
         c.journal_mode.store(u32::from(effective.wal), Ordering::Relaxed);
-        c.sqlite_version.store(effective.sqlite_version, Ordering::Relaxed);
         c.pragmas_set.store(1, Ordering::Release);
     }
 
@@ -388,7 +400,21 @@ impl Slot {
             synchronous: c.synchronous.load(Ordering::Relaxed),
             wal_autocheckpoint: c.wal_autocheckpoint.load(Ordering::Relaxed),
             wal: c.journal_mode.load(Ordering::Relaxed) != 0,
-            sqlite_version: c.sqlite_version.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Records which SQLite the process has loaded.
+    pub fn set_loaded(&self, loaded: &Loaded) {
+        self.counters.sqlite_version.store(loaded.sqlite_version, Ordering::Relaxed);
+        put_text(&self.source_id, &loaded.source_id, &self.counters.source_id_bytes);
+    }
+
+    /// Which SQLite the process has loaded; `None` if it never came so far as to say.
+    #[must_use]
+    pub fn loaded(&self) -> Option<Loaded> {
+        Some(Loaded {
+            source_id: text(&self.source_id, &self.counters.source_id_bytes)?,
+            sqlite_version: self.counters.sqlite_version.load(Ordering::Relaxed),
         })
     }
 
@@ -406,21 +432,13 @@ impl Slot {
 
     /// Keeps the start of an error's text, at most 240 bytes.
     pub fn set_message(&self, text: &str) {
-        let bytes = &text.as_bytes()[..text.len().min(self.message.len())];
-        for (byte, cell) in bytes.iter().zip(&self.message) {
-            cell.store(*byte, Ordering::Relaxed);
-        }
-        let length = u32::try_from(bytes.len()).unwrap_or(0);
-        self.counters.message_bytes.store(length, Ordering::Release);
+        put_text(&self.message, text, &self.counters.message_bytes);
     }
 
     /// The last error's text, if there was one.
     #[must_use]
     pub fn message(&self) -> Option<String> {
-        let length = self.counters.message_bytes.load(Ordering::Acquire) as usize;
-        let bytes: Vec<u8> =
-            self.message.iter().take(length).map(|b| b.load(Ordering::Relaxed)).collect();
-        (length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        text(&self.message, &self.counters.message_bytes)
     }
 
     /// As if no process had ever used it.
@@ -443,9 +461,26 @@ impl Slot {
             sum.store(0, Ordering::Relaxed);
         }
         c.message_bytes.store(0, Ordering::Relaxed);
+        c.source_id_bytes.store(0, Ordering::Relaxed);
         c.no_space.store(0, Ordering::Relaxed);
         c.pragmas_set.store(0, Ordering::Release);
     }
+}
+
+/// Writes as much of a text as fits.
+fn put_text(to: &[AtomicU8], text: &str, bytes_set: &AtomicU32) {
+    let bytes = &text.as_bytes()[..text.len().min(to.len())];
+    for (byte, cell) in bytes.iter().zip(to) {
+        cell.store(*byte, Ordering::Relaxed);
+    }
+    bytes_set.store(u32::try_from(bytes.len()).unwrap_or(0), Ordering::Release);
+}
+
+/// What was written by [`put_text`], if anything was.
+fn text(from: &[AtomicU8], bytes_set: &AtomicU32) -> Option<String> {
+    let length = bytes_set.load(Ordering::Acquire) as usize;
+    let bytes: Vec<u8> = from.iter().take(length).map(|b| b.load(Ordering::Relaxed)).collect();
+    (length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Now, ns of the monotonic clock: the same in every process of the machine.

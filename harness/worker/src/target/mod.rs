@@ -180,7 +180,6 @@ fn effective(conn: &rusqlite::Connection) -> rusqlite::Result<Effective> {
         synchronous: number("synchronous")?,
         wal_autocheckpoint: number("wal_autocheckpoint")?,
         wal: journal.eq_ignore_ascii_case("wal"),
-        sqlite_version: u32::try_from(rusqlite::version_number()).unwrap_or(0),
     })
 }
 
