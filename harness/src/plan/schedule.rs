@@ -5,8 +5,9 @@
 //! no decision. That is what a bundle keeps, and what is shrunk.
 
 use super::Stream;
-use crate::run::trace::{ErrorCode, Fault, KillWhen, Phase, PhasePattern, Trap, Whom};
-use crate::scenario::schedule::{Faults, Policy, Preempt, Schedules, Work};
+use crate::run::trace::{ErrorCode, Fault, KillWhen, Phase, PhasePattern, Whom};
+pub use crate::scenario::schedule::Preemption;
+use crate::scenario::schedule::{Faults, Policy, Preempt, Schedules, Work, number as hexadecimal};
 use killpoint_worker::wire::{Life, Role, Shape, Step};
 use serde::{Deserialize, Serialize};
 
@@ -57,21 +58,6 @@ pub enum Order {
     /// As was decided: in between, whoever runs goes on until it sleeps, waits or ends; then the
     /// next in the order of slots does.
     Decided(Vec<Preemption>),
-}
-
-/// At a certain step of a process another one goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Preemption {
-    /// The process that has run until then, by slot.
-    pub slot: usize,
-    /// Its own step, from 1; 0 is before its first.
-    pub step: u32,
-    /// How far it goes on behind that step; none: it stands before the call.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trap: Option<Trap>,
-    /// Who goes on.
-    pub to: usize,
 }
 
 /// Something broken at a step.
@@ -125,6 +111,16 @@ pub fn schedule(asked: &Schedules, seed: u64, setting: usize, number: u64) -> Sc
     };
     for life in &mut plan.lives {
         life.abandon = killed_at_end;
+    }
+    if let Some(exact) = &asked.exact {
+        plan.seed = hexadecimal(&exact.seed).unwrap_or(0);
+        plan.order = Order::Decided(exact.preemption.clone());
+        for (life, process) in plan.lives.iter_mut().zip(&exact.process) {
+            life.seed = hexadecimal(&process.seed).unwrap_or(0);
+            life.script.clone_from(&process.script);
+            life.abandon = false;
+        }
+        plan.killed_at_end = false;
     }
     plan
 }

@@ -5,7 +5,7 @@
 
 use super::load::{self, Complaint};
 use super::{FORMAT, ScenarioError, Setting};
-use crate::run::trace::{ErrorCode, PhasePattern};
+use crate::run::trace::{ErrorCode, PhasePattern, Trap};
 use crate::verdict::{FindingKind, Verdict};
 use killpoint_worker::wire::{EngineName, Step, Target};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,53 @@ pub struct Schedules {
     /// What is broken on the way.
     #[serde(default)]
     pub faults: Faults,
+    /// One schedule, word for word, in place of drawn ones: what `killpoint shrink` writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<Exact>,
+}
+
+/// One schedule, word for word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Exact {
+    /// What the processes are told of chance follows from it; hexadecimal.
+    pub seed: String,
+    /// The processes, by slot.
+    pub process: Vec<ExactProcess>,
+    /// Where the schedule leaves the rule that needs no decision.
+    #[serde(default)]
+    pub preemption: Vec<Preemption>,
+}
+
+/// One process of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ExactProcess {
+    /// The seed of its own choices; hexadecimal.
+    pub seed: String,
+    /// What it does, in order.
+    pub script: Vec<Step>,
+}
+
+/// At a certain step of a process another one goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Preemption {
+    /// The process that has run until then, by slot.
+    pub slot: usize,
+    /// Its own step, from 1; 0 is before its first.
+    pub step: u32,
+    /// Who goes on.
+    pub to: usize,
+    /// How far it goes on behind that step; none: it stands before the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trap: Option<Trap>,
+}
+
+/// The number that a hexadecimal text stands for.
+#[must_use]
+pub fn number(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
 /// The verdict that a scenario of schedules is to give.
@@ -273,6 +320,9 @@ fn check(asked: &Schedules) -> Result<(), Complaint> {
         (None, Some(program)) => check_program(asked, program),
         _ => complain(&["schedule"], "write either [work] or [command], and not both"),
     }?;
+    if let Some(exact) = &asked.exact {
+        check_exact(asked, exact)?;
+    }
     let s = &asked.schedule;
     let shares = [
         (&["schedule", "twice-per-100"] as &'static [_], s.twice_per_100),
@@ -295,6 +345,23 @@ fn check(asked: &Schedules) -> Result<(), Complaint> {
     };
     if zero {
         return complain(&["schedule", "policy"], "0 steps are no turn: write at least 1");
+    }
+    Ok(())
+}
+
+fn check_exact(asked: &Schedules, exact: &Exact) -> Result<(), Complaint> {
+    let complain = |path, text: &str| Err(Complaint { path, text: text.to_owned() });
+    let seeds = exact.process.iter().map(|process| &process.seed).chain([&exact.seed]);
+    if seeds.map(|seed| number(seed)).any(|seed| seed.is_none()) {
+        return complain(&["exact", "seed"], "a seed is a hexadecimal number: \"0x5eed\"");
+    }
+    let processes = asked.work.as_ref().map_or(0, |work| work.processes as usize);
+    if exact.process.len() != processes {
+        return complain(&["exact"], "write one [[exact.process]] for each of work.processes");
+    }
+    let beyond = |preemption: &Preemption| preemption.slot.max(preemption.to) >= processes;
+    if exact.preemption.iter().any(beyond) {
+        return complain(&["exact", "preemption"], "a slot is 0 to work.processes less one");
     }
     Ok(())
 }

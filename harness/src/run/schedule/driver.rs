@@ -62,6 +62,8 @@ pub(super) struct Told {
     pub(super) step: u32,
     pub(super) stop: Option<Stop>,
     pub(super) trap: Option<Trap>,
+    /// mxFrame and nBackfill of the wal-index, as the process that stopped sees them.
+    pub(super) wal_index: Option<(u32, u32)>,
 }
 
 /// Chooses at every step.
@@ -191,10 +193,11 @@ impl<'a> Scheduler<'a> {
         self.steps.push((digest ^ folded).rotate_left(7).wrapping_mul(0x85eb_ca6b));
     }
 
-    fn tell(&mut self, slot: usize, stop: Option<&Stop>, trap: Option<Trap>) {
-        let step = self.threads[slot].steps;
+    fn tell(&mut self, slot: usize, stop: Option<&Stop>, trap: Option<Trap>, scene: &Scene<'_>) {
+        let Thread { steps: step, process, .. } = self.threads[slot];
         if let Some(story) = &mut self.story {
-            story.push(Told { slot, step, stop: stop.cloned(), trap });
+            let wal_index = frames(process, scene);
+            story.push(Told { slot, step, stop: stop.cloned(), trap, wal_index });
         }
     }
 
@@ -295,6 +298,16 @@ impl<'a> Scheduler<'a> {
     }
 }
 
+/// mxFrame and nBackfill (SQLite, WAL-mode File Format, section 2.1), if the wal-index is mapped.
+fn frames(process: ProcessId, scene: &Scene<'_>) -> Option<(u32, u32)> {
+    const MX_FRAME: usize = 16;
+    const BACKFILL: usize = 96;
+    let mut head = [0; 100];
+    scene.read_wal_index(process, &mut head).ok()?;
+    let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    Some((word(MX_FRAME), word(BACKFILL)))
+}
+
 /// Whether this call can be broken so.
 fn is_possible(breaks: Breaks, stop: &Stop) -> bool {
     match breaks {
@@ -340,7 +353,7 @@ impl Driver for Scheduler<'_> {
             None => self.add(stop.thread, stop.process, Place::Running),
         };
         self.step(slot, digest(stop));
-        self.tell(slot, Some(stop), None);
+        self.tell(slot, Some(stop), None, scene);
         self.meetings.note(&self.locks, slot, stop.phase);
         self.note_progress(stop);
         self.threads[slot].phase = stop.phase;
@@ -392,12 +405,12 @@ impl Driver for Scheduler<'_> {
         }
     }
 
-    fn at_trap(&mut self, thread: ThreadId, _process: ProcessId, _scene: &Scene<'_>) -> Decision {
+    fn at_trap(&mut self, thread: ThreadId, _process: ProcessId, scene: &Scene<'_>) -> Decision {
         let Some(slot) = self.slot_of(thread) else { return Decision::Continue };
         let Some((trap, _)) = self.threads[slot].trapped else { return Decision::Continue };
         self.traps_met += 1;
         self.step(slot, 0x7472_6170);
-        self.tell(slot, None, Some(trap));
+        self.tell(slot, None, Some(trap), scene);
         self.threads[slot].place = Place::Parked;
         let to = self.choose_after(slot, At::Trap, Some(trap)).unwrap_or(slot);
         self.threads[slot].trapped = None;

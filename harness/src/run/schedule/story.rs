@@ -17,6 +17,8 @@ pub struct Chapter {
     pub phase: String,
     /// What is done, to which file, byte and lock.
     pub what: String,
+    /// mxFrame and nBackfill of the wal-index at that moment, if the process has it mapped.
+    pub wal_index: Option<(u32, u32)>,
 }
 
 /// All steps in words.
@@ -34,7 +36,14 @@ impl Story {
                 (None, Some(trap)) => ("trap".to_owned(), describe_trap(trap)),
                 (None, None) => ("end".to_owned(), "ends".to_owned()),
             };
-            Chapter { number: index + 1, slot: told.slot, step: told.step, phase, what }
+            Chapter {
+                number: index + 1,
+                slot: told.slot,
+                step: told.step,
+                phase,
+                what,
+                wal_index: told.wal_index,
+            }
         };
         Self { chapters: told.into_iter().enumerate().map(chapter).collect() }
     }
