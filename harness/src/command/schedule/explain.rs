@@ -65,45 +65,61 @@ pub(super) fn table(plan: &SchedulePlan, judged: &Judged) -> String {
     text
 }
 
+/// A process that was stopped right behind its copy of the wal-index header.
+struct Copied {
+    slot: usize,
+    /// The frames that it took the WAL to have.
+    frames: u32,
+    /// Whether the WAL was begun anew since.
+    reset: bool,
+}
+
 /// What is to be said of each step beyond itself.
 fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
-    let mut marks = vec![String::new(); chapters.len()];
-    let mut before: Option<(u32, u32)> = None;
-    let mut stale_told = false;
-    for (index, chapter) in chapters.iter().enumerate() {
+    let mut copied: Option<Copied> = None;
+    let mut marks = Vec::with_capacity(chapters.len());
+    for chapter in chapters {
         let mut parts = Vec::new();
-        let decided = decisions.iter().find(|decision| {
-            let at_trap = chapter.phase == "trap";
-            let step = if at_trap { chapter.step.saturating_sub(1) } else { chapter.step };
-            decision.slot == chapter.slot
-                && decision.step == step
-                && decision.trap.is_some() == at_trap
-        });
-        if let Some(decision) = decided {
-            let copied = chapter.phase == "trap" && chapter.what.contains("copy of the header");
-            let what = if copied { "has copied the header, and is " } else { "" };
-            parts.push(format!("<== {what}PREEMPTED here: process {} goes on", decision.to));
+        let at_trap = chapter.phase == "trap";
+        if let Some(decision) = decided(chapter, decisions) {
+            let copies = at_trap && chapter.what.contains("copy of the header");
+            let what = if copies { "HEADER COPIED, and " } else { "" };
+            parts.push(format!("<== {what}PREEMPTED: process {} goes on", decision.to));
+            if let (true, Some((frames, _))) = (copies, chapter.wal_index) {
+                copied = Some(Copied { slot: chapter.slot, frames, reset: false });
+            }
+        }
+        if let Some(copied) = &mut copied {
+            let begins = matches!(chapter.phase.as_str(), "wal-reset" | "wal-header");
+            copied.reset |= begins && chapter.slot != copied.slot;
         }
         if chapter.phase == "wal-reset" {
-            parts.push("<== WAL RESET: the old frames are given up".to_owned());
+            parts.push("<== WAL RESET: the old frames are given up, nBackfill is 0".to_owned());
         }
-        if let Some((frames, backfilled)) = chapter.wal_index {
-            if backfilled > frames && !stale_told {
-                stale_told = true;
-                parts.push(format!(
-                    "<== STALE nBackfill: {backfilled} frames are taken for copied, and the WAL \
-                     has {frames}"
-                ));
-            }
-            if backfilled <= frames {
-                stale_told = false;
-            }
-            before = Some((frames, backfilled));
+        if chapter.phase == "checkpoint-page-write"
+            && let Some(old) = copied.take_if(|old| old.reset && old.slot == chapter.slot)
+        {
+            parts.push(format!(
+                "<== STALE nBackfill: by its old header it copies {0} frames of the WAL that was \
+                 begun since, and then sets nBackfill to {0}",
+                old.frames
+            ));
         }
-        marks[index] = parts.join(" ");
+        if let Some((frames, backfilled)) = chapter.wal_index.filter(|(f, b)| b > f) {
+            parts.push(format!("({backfilled} frames count as copied, of {frames})"));
+        }
+        marks.push(parts.join(" "));
     }
-    drop(before);
     marks
+}
+
+/// The decision that was taken at a step.
+fn decided<'a>(chapter: &Chapter, decisions: &'a [Preemption]) -> Option<&'a Preemption> {
+    let at_trap = chapter.phase == "trap";
+    let step = if at_trap { chapter.step.saturating_sub(1) } else { chapter.step };
+    decisions.iter().find(|decision| {
+        (decision.slot, decision.step) == (chapter.slot, step) && decision.trap.is_some() == at_trap
+    })
 }
 
 fn told(chapters: &[Chapter], marks: &[String]) -> Vec<bool> {

@@ -23,8 +23,13 @@ use std::time::{Duration, Instant};
 
 /// How long it may take unless told otherwise.
 const BUDGET: Duration = Duration::from_mins(2);
-/// Schedules that are drawn for less work before it is given up.
-const DRAWN_MAX: u64 = 400;
+/// Schedules that are drawn for fewer processes, and for less work of the same ones, before it is
+/// given up.
+const DRAWN_MAX: u64 = 600;
+const DRAWN_FOR_LESS_WORK: u64 = 120;
+
+/// The share of the time that may go to fewer processes and operations.
+const WORK_SHARE: f64 = 0.7;
 
 /// Carries out the command.
 pub(crate) fn shrink(arguments: &cli::Shrink) -> Result<Exit, CommandError> {
@@ -53,6 +58,7 @@ pub(crate) fn shrink(arguments: &cli::Shrink) -> Result<Exit, CommandError> {
         kind,
         best: bundle.plan.clone(),
         until: Instant::now() + budget,
+        work_until: Instant::now() + budget.mul_f64(WORK_SHARE),
         tries: 0,
     };
     let began = Instant::now();
@@ -112,6 +118,8 @@ struct Shrinker<'a> {
     /// The smallest so far.
     best: SchedulePlan,
     until: Instant,
+    /// When the work is small enough: what is left of the time goes to the decisions.
+    work_until: Instant,
     tries: u64,
 }
 
@@ -172,14 +180,19 @@ impl Shrinker<'_> {
     }
 
     /// Draws decisions for `less` until one set of them fails.
-    fn draw(&mut self, arena: &mut Arena<'_>, less: &SchedulePlan) -> Result<bool, RunError> {
+    fn draw(
+        &mut self,
+        arena: &mut Arena<'_>,
+        less: &SchedulePlan,
+        most_tries: u64,
+    ) -> Result<bool, RunError> {
         let mut stream = Stream::new(self.best.seed, &format!("shrink/{}", self.tries));
         let steps: usize = less.lives.iter().map(|life| life.script.len()).sum();
-        for _ in 0..DRAWN_MAX {
+        for _ in 0..most_tries {
             if self.is_over() {
                 return Ok(false);
             }
-            let most = u32::try_from(steps).unwrap_or(4).clamp(2, 40);
+            let most = u32::try_from(steps / 3).unwrap_or(2).clamp(2, 12);
             let policy = Policy::Pct { changes: stream.within([1, most]) };
             let preempt = match self.stage.asked.schedule.preempt {
                 Preempt::Calls => Preempt::Calls,
@@ -199,7 +212,7 @@ impl Shrinker<'_> {
         let mut slot = 0;
         while slot < self.best.lives.len() && self.best.lives.len() > 2 && !self.is_over() {
             let less = without_process(&self.best, slot);
-            if self.holds(arena, &less)? || self.draw(arena, &less)? {
+            if self.holds(arena, &less)? || self.draw(arena, &less, DRAWN_MAX)? {
                 self.decisions(arena)?;
                 slot = 0;
             } else {
@@ -213,16 +226,18 @@ impl Shrinker<'_> {
     fn operations(&mut self, arena: &mut Arena<'_>) -> Result<(), RunError> {
         let longest = self.best.lives.iter().map(|life| life.script.len()).max().unwrap_or(0);
         let mut piece = longest.div_ceil(2);
-        while piece > 0 && !self.is_over() {
+        while piece > 0 && Instant::now() < self.work_until {
             for slot in 0..self.best.lives.len() {
                 let mut end = self.best.lives[slot].script.len();
-                while end > 0 && !self.is_over() {
+                while end > 0 && Instant::now() < self.work_until {
                     let from = end.saturating_sub(piece);
                     let mut less = self.best.clone();
                     let script = &mut less.lives[slot].script;
                     let last = end.min(script.len());
                     script.drain(from.min(last)..last);
-                    if self.holds(arena, &less)? || self.draw(arena, &less)? {
+                    if self.holds(arena, &less)?
+                        || self.draw(arena, &less, DRAWN_FOR_LESS_WORK)?
+                    {
                         self.decisions(arena)?;
                     }
                     end = from;
@@ -271,7 +286,7 @@ impl Shrinker<'_> {
     fn fewer_decisions(&mut self, arena: &mut Arena<'_>) -> Result<(), RunError> {
         while decisions(&self.best).len() > 2 && !self.is_over() {
             let before = self.best.clone();
-            if !self.draw(arena, &before)? {
+            if !self.draw(arena, &before, DRAWN_MAX)? {
                 return Ok(());
             }
             self.decisions(arena)?;

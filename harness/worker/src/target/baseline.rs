@@ -92,8 +92,18 @@ impl Target for Plain {
         op: &Op<'_>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
+        // The flawed store looks in a transaction of its own.
+        let early_look = match op {
+            Op::ClaimNext { .. } if self.flaw == Some(Flaw::CheckThenAct) => {
+                Some(self.next_task(key).map_err(|stop| match stop {
+                    Stop::Nothing => Failure::Refused(Reason::Nothing, String::new()),
+                    Stop::Sqlite(error) => refused(&error),
+                })?)
+            }
+            _ => None,
+        };
         self.run("BEGIN IMMEDIATE").map_err(|error| refused(&error))?;
-        let mut done = match self.body(key, op) {
+        let mut done = match self.body(key, op, early_look) {
             Ok(done) => done,
             Err(stop) => {
                 // What matters is told by `stop`; a rollback that fails too is closed with us.
@@ -135,10 +145,21 @@ impl Plain {
         self.conn.prepare_cached(sql)?.raw_execute().map(drop)
     }
 
-    fn body(&self, key: OpKey, op: &Op<'_>) -> Result<Done, Stop> {
+    fn body(
+        &self,
+        key: OpKey,
+        op: &Op<'_>,
+        early_look: Option<(i64, i64)>,
+    ) -> Result<Done, Stop> {
         match *op {
             Op::Create { title, priority } => self.create(key, title, priority),
-            Op::ClaimNext { worker, lease_ms } => self.claim_next(key, worker, lease_ms),
+            Op::ClaimNext { worker, lease_ms } => {
+                let next = match early_look {
+                    Some(next) => next,
+                    None => self.next_task(key)?,
+                };
+                self.claim(key, worker, lease_ms, next)
+            }
             Op::Heartbeat { task, token, lease_ms } => {
                 let seq = self.log(key, op, task, token)?;
                 self.execute(
@@ -182,7 +203,8 @@ impl Plain {
         Ok(done(task, 0, seq))
     }
 
-    fn claim_next(&self, key: OpKey, worker: &str, lease_ms: u32) -> Result<Done, Stop> {
+    /// The task to claim next, and the token that it will have.
+    fn next_task(&self, key: OpKey) -> Result<(i64, i64), Stop> {
         // The flawed store gives away what is running as well.
         let sql = if self.flaw == Some(Flaw::DoubleClaim) && key.op % 2 == 0 {
             "SELECT id FROM tasks WHERE status <> 'done' ORDER BY status DESC, id LIMIT 1"
@@ -195,6 +217,16 @@ impl Plain {
             .conn
             .prepare_cached("SELECT fence + 1 FROM tasks WHERE id = ?1")?
             .query_row([task], |row| row.get(0))?;
+        Ok((task, token))
+    }
+
+    fn claim(
+        &self,
+        key: OpKey,
+        worker: &str,
+        lease_ms: u32,
+        (task, token): (i64, i64),
+    ) -> Result<Done, Stop> {
         let seq = self.log(key, &Op::ClaimNext { worker, lease_ms }, task, token)?;
         self.execute(
             "UPDATE tasks SET fence = ?2, status = 'running', changed_seq = ?3 WHERE id = ?1",

@@ -10,6 +10,7 @@ use crate::ledger::{Effective, Kind, Reason};
 use crate::shim;
 use crate::wire;
 use ::hardboard::OpKey;
+use hardboard::Owner;
 use std::path::Path;
 
 /// One operation as its writer asks for it.
@@ -138,18 +139,7 @@ pub(crate) trait Target {
     /// Copies the log into the database; gives the pages in the log and
     /// those copied, or `None` if another is at it.
     fn checkpoint(&mut self, mode: Mode) -> Result<Option<(i64, i64)>, String> {
-        let answer = self
-            .connection()
-            .prepare_cached(mode.pragma())
-            .and_then(|mut sql| sql.query_row([], |row| Ok((row.get(1)?, row.get(2)?))));
-        match answer {
-            Ok((-1, -1)) => Ok(None),
-            Ok(pages) => Ok(Some(pages)),
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
-                Ok(None)
-            }
-            Err(error) => Err(error.to_string()),
-        }
+        checkpoint(self.connection(), mode)
     }
 
     /// Closes the connection, and says what went wrong if it did.
@@ -163,9 +153,26 @@ pub(crate) fn open(
     create: bool,
 ) -> Result<Box<dyn Target>, String> {
     match life.target {
-        wire::Target::Hardboard => hardboard::open(path, life, create),
+        wire::Target::Hardboard => hardboard::open(path, life, Owner::One, create),
+        wire::Target::Flawed(wire::Flaw::NoOwner) => {
+            hardboard::open(path, life, Owner::None, create)
+        }
         wire::Target::Baseline => baseline::open(path, life, None, create),
         wire::Target::Flawed(flaw) => baseline::open(path, life, Some(flaw), create),
+    }
+}
+
+fn checkpoint(conn: &rusqlite::Connection, mode: Mode) -> Result<Option<(i64, i64)>, String> {
+    let answer = conn
+        .prepare_cached(mode.pragma())
+        .and_then(|mut sql| sql.query_row([], |row| Ok((row.get(1)?, row.get(2)?))));
+    match answer {
+        Ok((-1, -1)) => Ok(None),
+        Ok(pages) => Ok(Some(pages)),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 
