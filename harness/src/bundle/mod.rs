@@ -172,11 +172,12 @@ impl Bundle {
             let known = parts.iter().filter(|(name, _)| manifest.digests.contains_key(*name));
             known.filter(|(name, _)| !name.contains("..")).filter_map(within).collect()
         };
-        let history = String::from_utf8_lossy(parts.get("history.jsonl").map_or(&[], Vec::as_slice))
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<Vec<Line>, _>>()
-            .map_err(|error| damaged(format!("history.jsonl: {error}")))?;
+        let history =
+            String::from_utf8_lossy(parts.get("history.jsonl").map_or(&[], Vec::as_slice))
+                .lines()
+                .map(serde_json::from_str)
+                .collect::<Result<Vec<Line>, _>>()
+                .map_err(|error| damaged(format!("history.jsonl: {error}")))?;
         let steps = parts.get("steps.bin").map_or(&[][..], Vec::as_slice);
         let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         Ok(Self {

@@ -207,6 +207,7 @@ impl Plan {
             script: Vec::new(),
             abandon: false,
             header_check: setting.header_check && role != Role::Visitor,
+            untimed: false,
         }
     }
 

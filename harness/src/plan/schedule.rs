@@ -160,6 +160,7 @@ fn lives(asked: &Schedules, work: &Work, setting: usize, stream: &mut Stream) ->
             script: (0..work.steps).filter_map(|_| step(work, stream)).collect(),
             abandon: false,
             header_check: false,
+            untimed: true,
         })
         .collect()
 }

@@ -155,7 +155,7 @@ pub struct Schedule {
 
 /// Who runs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Policy {
     /// Whoever has the highest priority. Priorities are random; at as many random steps whoever
     /// runs then gets the lowest (probabilistic concurrency testing, Burckhardt et al. 2010).

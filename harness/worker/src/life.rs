@@ -6,7 +6,7 @@
 use crate::content;
 use crate::engine;
 use crate::fork;
-use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
+use crate::ledger::{self, Activity, Ledger, Reason, Slot, now_ns};
 use crate::shim;
 use crate::target::{self, Done, Failure, Mode, Op, Target};
 use crate::visit;
@@ -33,6 +33,9 @@ pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Li
 /// The same for a single connection: what a visitor does again and again.
 pub(crate) fn once(ledger: &'static Ledger, index: usize, path: &Path, life: &Life) -> i32 {
     let slot = ledger.slot(index);
+    if life.untimed {
+        ledger::leave_out_times();
+    }
     let code = match begin(slot, path, life) {
         Ok(target) => play(ledger, index, path, target, life),
         Err(message) => {

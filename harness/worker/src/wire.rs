@@ -101,6 +101,9 @@ pub struct Life {
     /// connection is open: POSIX then drops all locks that the process holds on the file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub header_check: bool,
+    /// Whether its ledger holds no times: a look at the clock is a call where the vDSO is hidden.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untimed: bool,
 }
 
 /// A SQLite that processes can run on, by the name that scenarios have for it.

@@ -31,9 +31,7 @@ pub(super) fn table(plan: &SchedulePlan, judged: &Judged) -> String {
         Order::Drawn { .. } => &[],
     };
     let mut table = Table::new();
-    table
-        .load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["step", "process", "what", "mxFrame", "nBackfill", ""]);
     let marks = marks(&story.chapters, decisions);
     let told = told(&story.chapters, &marks);

@@ -2,8 +2,8 @@
 //! twice; a failing one is on disk before anything else is done.
 
 use super::stage::{Judged, Stage, landed};
-use crate::command::progress::Progress;
 use crate::command::CommandError;
+use crate::command::progress::Progress;
 use crate::plan::round_seed;
 use crate::plan::schedule::{Order, SchedulePlan, schedule};
 use crate::report::bound;
@@ -172,7 +172,12 @@ impl Explorer<'_> {
         });
     }
 
-    fn lane(&self, search: &Search<'_>, dir: &Path, cpu: Option<usize>) -> Result<(), CommandError> {
+    fn lane(
+        &self,
+        search: &Search<'_>,
+        dir: &Path,
+        cpu: Option<usize>,
+    ) -> Result<(), CommandError> {
         let mut arena = search.stage.arena(dir, cpu)?;
         loop {
             let number = search.next.fetch_add(1, Ordering::Relaxed);

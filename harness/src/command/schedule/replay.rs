@@ -46,10 +46,7 @@ pub(crate) fn replay(arguments: &cli::Replay) -> Result<Exit, CommandError> {
         let word = match (&steps, findings, left) {
             (None, true, true) => {
                 same += 1;
-                format!(
-                    "reproduced: same finding, same step ({} steps)",
-                    judged.played.steps.len()
-                )
+                format!("reproduced: same finding, same step ({} steps)", judged.played.steps.len())
             }
             (None, true, false) => {
                 "not reproduced: same finding, same steps, and other files are left".to_owned()

@@ -235,9 +235,7 @@ impl Shrinker<'_> {
                     let script = &mut less.lives[slot].script;
                     let last = end.min(script.len());
                     script.drain(from.min(last)..last);
-                    if self.holds(arena, &less)?
-                        || self.draw(arena, &less, DRAWN_FOR_LESS_WORK)?
-                    {
+                    if self.holds(arena, &less)? || self.draw(arena, &less, DRAWN_FOR_LESS_WORK)? {
                         self.decisions(arena)?;
                     }
                     end = from;

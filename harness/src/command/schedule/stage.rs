@@ -57,13 +57,7 @@ impl Stage {
         Ok(Self::of(&bundle.manifest.name, &bundle.scenario, cast, prepared, build))
     }
 
-    fn of(
-        name: &str,
-        asked: &Schedules,
-        cast: Cast,
-        prepared: Prepared,
-        build: Build,
-    ) -> Self {
+    fn of(name: &str, asked: &Schedules, cast: Cast, prepared: Prepared, build: Build) -> Self {
         let mut judge = Judge::default();
         if let Some((plan, lines)) = &prepared.before {
             // What was found there is found by `before` too.
@@ -116,8 +110,7 @@ impl Stage {
     ) -> Result<Vec<Finding>, RunError> {
         let mut findings = Vec::new();
         if let Some(stuck) = &played.stuck {
-            let kind =
-                if stuck.deadlock { FindingKind::Deadlock } else { FindingKind::LiveLock };
+            let kind = if stuck.deadlock { FindingKind::Deadlock } else { FindingKind::LiveLock };
             findings.push(Finding { kind, detail: stuck.describe() });
         } else if played.end == RunEnd::Deadline {
             let detail = "the processes did not end within the deadline".to_owned();
@@ -194,7 +187,8 @@ fn cast(asked: &Schedules, engines: &Engines) -> Result<(Cast, Build), CommandEr
                 hash.update(&bytes);
             }
         }
-        let words: Vec<&str> = asked.command.iter().flat_map(|p| &p.argv).map(String::as_str).collect();
+        let words: Vec<&str> =
+            asked.command.iter().flat_map(|p| &p.argv).map(String::as_str).collect();
         let build = Build { what: words.join(" "), digest: hash.finalize().to_hex().to_string() };
         return Ok((Cast::Program(program), build));
     }
@@ -233,11 +227,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
 }
 
 /// What is left of the database of a program.
-fn remains(
-    program: &Program,
-    database: &Path,
-    played: &Played,
-) -> Result<Vec<Finding>, RunError> {
+fn remains(program: &Program, database: &Path, played: &Played) -> Result<Vec<Finding>, RunError> {
     let dir = database.parent().unwrap_or(Path::new(".")).to_owned();
     let (acked, refused) = (&played.acks.acked, &played.acks.refused);
     if !database.exists() {

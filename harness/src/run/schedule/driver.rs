@@ -268,8 +268,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn is_livelocked(&self) -> bool {
-        self.total >= self.plan.stops_max
-            || self.total - self.progress_at >= STEPS_WITHOUT_PROGRESS
+        self.total >= self.plan.stops_max || self.total - self.progress_at >= STEPS_WITHOUT_PROGRESS
     }
 
     fn picture(&self, deadlock: bool, scene: &Scene<'_>) -> Stuck {

@@ -26,7 +26,9 @@ fn bits(lock: &LockCall) -> u16 {
         return 0;
     };
     let count = u64::try_from(lock.length).unwrap_or(0);
-    (start..start.saturating_add(count)).take_while(|bit| *bit < 9).fold(0, |all, bit| all | 1 << bit)
+    (start..start.saturating_add(count))
+        .take_while(|bit| *bit < 9)
+        .fold(0, |all, bit| all | 1 << bit)
 }
 
 impl WalLocks {
@@ -41,8 +43,8 @@ impl WalLocks {
     pub(super) fn follow(&mut self, slot: usize, lock: &LockCall) -> bool {
         let asked = bits(lock);
         let others = self.held.iter().enumerate().filter(|(other, _)| *other != slot);
-        let (shared, exclusive) = others
-            .fold((0, 0), |(s, x), (_, held)| (s | held.shared, x | held.exclusive));
+        let (shared, exclusive) =
+            others.fold((0, 0), |(s, x), (_, held)| (s | held.shared, x | held.exclusive));
         let held = self.of(slot);
         match lock.kind {
             LockKind::Test => false,

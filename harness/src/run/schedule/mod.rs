@@ -171,7 +171,18 @@ impl<'a> Arena<'a> {
             .map_err(std::io::Error::from)
             .map_err(system("shared memory for the orders"))?
             .into();
-        Ok(Self { prepared, cast, dir, files, ledger, memory, stderr, cpu, nurseries: BTreeMap::new(), order })
+        Ok(Self {
+            prepared,
+            cast,
+            dir,
+            files,
+            ledger,
+            memory,
+            stderr,
+            cpu,
+            nurseries: BTreeMap::new(),
+            order,
+        })
     }
 
     /// Runs one schedule, and looks at what is left.

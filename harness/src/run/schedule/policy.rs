@@ -210,7 +210,8 @@ fn priority(stream: &mut Stream) -> i64 {
 
 /// Anyone else, if there is anyone; a process that sleeps or was trapped has had its turn.
 fn drawn(stream: &mut Stream, now: &Situation<'_>) -> usize {
-    let others = now.runnable.iter().copied().filter(|slot| *slot != now.slot || !now.at.can_go_on());
+    let others =
+        now.runnable.iter().copied().filter(|slot| *slot != now.slot || !now.at.can_go_on());
     let others: Vec<usize> = others.collect();
     let Some(last) = others.len().checked_sub(1) else { return rule(now) };
     others[stream.within([0, u32::try_from(last).unwrap_or(0)]) as usize]

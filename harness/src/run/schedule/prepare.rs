@@ -87,6 +87,7 @@ fn by_worker(
         script,
         abandon: false,
         header_check: false,
+        untimed: true,
     };
     let nothing = Prepared::kept(Vec::new(), None);
     let founder = plan(life(Role::Founder, Vec::new()));

@@ -116,7 +116,9 @@ fn describe(stop: &Stop) -> String {
         Operation::Sleep => "sleeps, waiting for a lock".to_owned(),
         Operation::Close { .. } => format!("closes {file}"),
         Operation::Unlink { .. } => format!("removes {file}"),
-        Operation::Map { offset, length, .. } => format!("maps {length} bytes of {file} at {offset}"),
+        Operation::Map { offset, length, .. } => {
+            format!("maps {length} bytes of {file} at {offset}")
+        }
         _ => format!("{} on {file}", stop.call.sys.name()),
     }
 }

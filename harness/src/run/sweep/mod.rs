@@ -110,6 +110,7 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
         script: script.steps.clone(),
         abandon: false,
         header_check: false,
+        untimed: false,
     }
 }
 

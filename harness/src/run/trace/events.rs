@@ -1,16 +1,16 @@
 //! What each report of the kernel means, and the stop-by-stop conversation with the driver.
 
+use super::arch;
 use super::driver::{Driver, Event, Stop, Whom};
 use super::examine::Examined;
-use super::arch;
 use super::filter;
-use super::world;
 use super::operation::Syscall;
 use super::ptrace::{self, CallInfo, Resume, Status, event};
 use super::report::Exit;
 use super::scene::Scene;
 use super::state::Activity;
 use super::supervisor::{Supervisor, unless_dead};
+use super::world;
 use super::{ProcessId, Sys, ThreadId, TraceError};
 
 impl Supervisor {

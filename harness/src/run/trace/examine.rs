@@ -67,7 +67,11 @@ impl State {
         // Where one thread runs at a time, none may wait for another in the kernel.
         let waits = self.options.one_at_a_time && waits_for_lock(&call);
         if by_fd_alone
-            && !waits && file.is_none() && undecided.is_none() && !self.options.other_files {
+            && !waits
+            && file.is_none()
+            && undecided.is_none()
+            && !self.options.other_files
+        {
             return Examined::Ignored;
         }
         if call.sys == Sys::IoUringSetup {

@@ -86,8 +86,7 @@ use serde::Serialize;
 pub use calls::{CallKind, CallSet, Sys};
 pub use command::{Command, FdUse};
 pub use driver::{
-    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Trap,
-    Whom,
+    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Trap, Whom,
 };
 pub use error::TraceError;
 pub use files::{
@@ -103,8 +102,8 @@ pub use scene::Scene;
 pub use stack::{Frame, Stack};
 pub use supervisor::Supervisor;
 pub use trap::{Preemption, preemption};
-pub use world::World;
 pub use watch::{Breach, Finding, Stranger, Watcher};
+pub use world::World;
 
 /// A process, by its number in the supervisor's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

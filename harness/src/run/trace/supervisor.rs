@@ -220,11 +220,15 @@ impl Supervisor {
         let due = self.timers.iter().map(|timer| timer.due).chain(self.ask_again).min();
         let deadline = self.deadline();
         let due = due.map_or(deadline, |due| due.min(deadline));
-        self.alarm
-            .set(Some(due))
-            .map_err(|errno| TraceError::supervise("set a timer", 0, errno))?;
-        if Instant::now() >= due {
-            return wait(false);
+        // Where one runs at a time the next stop is microseconds away: an alarm that goes off
+        // before what is due, and again every few milliseconds, need not be set anew for each.
+        if looks || !self.alarm.goes_off_by(due) {
+            self.alarm
+                .set(Some(due))
+                .map_err(|errno| TraceError::supervise("set a timer", 0, errno))?;
+            if Instant::now() >= due {
+                return wait(false);
+            }
         }
         wait(true)
     }

@@ -33,10 +33,10 @@ pub fn preemption() -> Preemption {
     static FOUND: OnceLock<Preemption> = OnceLock::new();
     *FOUND.get_or_init(|| match ptrace::watchpoint_works(arch::watch) {
         Ok(true) => Preemption::Watchpoints,
-        Ok(false) => {
-            Preemption::Steps { why: "a hardware watchpoint was set and never met: a virtual \
-                                       machine without debug registers" }
-        }
+        Ok(false) => Preemption::Steps {
+            why: "a hardware watchpoint was set and never met: a virtual \
+                                       machine without debug registers",
+        },
         Err(Errno::ENOTSUP) => {
             Preemption::Steps { why: "hardware watchpoints are used on x86-64 alone" }
         }
@@ -60,7 +60,11 @@ impl Supervisor {
     }
 
     /// Lets a thread that stands at no call go on.
-    pub(super) fn unpark(&mut self, thread: ThreadId, decision: Decision) -> Result<(), TraceError> {
+    pub(super) fn unpark(
+        &mut self,
+        thread: ThreadId,
+        decision: Decision,
+    ) -> Result<(), TraceError> {
         match decision {
             Decision::Until(trap) => self.run_into(thread, trap),
             _ => self.resume(thread, Resume::Run, 0),
@@ -145,9 +149,10 @@ impl State {
         let process: ProcessId = self.threads.get(&thread)?.process;
         let maps = &self.processes.get(&process)?.maps;
         let within = |from: u64, length: u64| (from..from.saturating_add(length)).contains(&offset);
-        let map = maps.iter().rev().find(|map| {
-            map.file.role == Role::Shm && within(map.offset, map.length)
-        })?;
+        let map = maps
+            .iter()
+            .rev()
+            .find(|map| map.file.role == Role::Shm && within(map.offset, map.length))?;
         Some(map.address + (offset - map.offset))
     }
 }

@@ -239,9 +239,10 @@ fn answer(answers: &mut Answers, state: &State, thread: ThreadId, call: &Syscall
         Sys::Gettid => {
             let number = answers.known(process, copy).number;
             // Threads are born one at a time, and the kernel numbers them upwards.
-            let place = state.threads.iter().filter(|(id, other)| {
-                other.process == process && id.0 < thread.0
-            });
+            let place = state
+                .threads
+                .iter()
+                .filter(|(id, other)| other.process == process && id.0 < thread.0);
             Answer::Result(number + i64::try_from(place.count()).unwrap_or(0))
         }
         Sys::Getppid if answers.parents_are_real => Answer::None,

@@ -6,7 +6,7 @@
 //! canaries are built in here, each at the one place where it differs.
 
 use super::{Done, Failure, Op, Target};
-use crate::ledger::Reason;
+use crate::ledger::{Reason, now_ns};
 use crate::wire::{Flaw, Life};
 use hardboard::{OpKey, Synchronous};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
@@ -118,13 +118,13 @@ impl Target for Plain {
             early(done);
             hold_open();
         }
-        let from = Instant::now();
+        let from = now_ns();
         if let Err(error) = self.run("COMMIT") {
             let busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
             drop(self.run("ROLLBACK"));
             return Err(if busy { refused(&error) } else { Failure::Unknown(error.to_string()) });
         }
-        done.commit_ns = u64::try_from(from.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        done.commit_ns = now_ns().saturating_sub(from);
         if self.flaw == Some(Flaw::RefusedButApplied) && key.op % 5 == 0 {
             return Err(Failure::Refused(Reason::Busy, "said to be busy".to_owned()));
         }
@@ -145,12 +145,7 @@ impl Plain {
         self.conn.prepare_cached(sql)?.raw_execute().map(drop)
     }
 
-    fn body(
-        &self,
-        key: OpKey,
-        op: &Op<'_>,
-        early_look: Option<(i64, i64)>,
-    ) -> Result<Done, Stop> {
+    fn body(&self, key: OpKey, op: &Op<'_>, early_look: Option<(i64, i64)>) -> Result<Done, Stop> {
         match *op {
             Op::Create { title, priority } => self.create(key, title, priority),
             Op::ClaimNext { worker, lease_ms } => {

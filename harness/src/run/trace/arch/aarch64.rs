@@ -73,13 +73,9 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::IoUringSetup => 425,
         Sys::CloseRange => 436,
         Sys::Openat2 => 437,
-        Sys::Open
-        | Sys::Creat
-        | Sys::Dup2
-        | Sys::Unlink
-        | Sys::Rename
-        | Sys::Link
-        | Sys::Time => return None,
+        Sys::Open | Sys::Creat | Sys::Dup2 | Sys::Unlink | Sys::Rename | Sys::Link | Sys::Time => {
+            return None;
+        }
     })
 }
 
