@@ -17,7 +17,7 @@ use crate::run::trace::{
 use std::time::Duration;
 
 /// A running thread that does nothing for so long may wait for another in the kernel.
-const LOOKS_BLOCKED: Duration = Duration::from_millis(3);
+const LOOKS_BLOCKED: Duration = Duration::from_millis(30);
 /// Steps without a write, an end or an acknowledgement by anybody that make a live-lock.
 const STEPS_WITHOUT_PROGRESS: u32 = 20_000;
 
@@ -293,7 +293,8 @@ impl<'a> Scheduler<'a> {
         let thread = self.threads[slot].id;
         let stat = std::fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
         let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        matches!(state, Some('S' | 'D'))
+        // Not `D`: that is the kernel at work for it.
+        state == Some('S')
     }
 }
 
