@@ -60,7 +60,7 @@ impl Contestant for Hardboard {
     }
 
     fn create(&mut self) -> i64 {
-        let task = NewTask { title: TITLE, priority: 0 };
+        let task = NewTask { title: TITLE, ..NewTask::default() };
         let made = self.board.create_task(self.session.next_key(), &task);
         made.expect("the task is made").0.get()
     }
@@ -120,31 +120,33 @@ impl Bare {
         Ok(Self { conn, op: 0 })
     }
 
+    /// One transaction: its body, and then its row in the log, which says what the body gave.
     fn transaction<T>(
         &mut self,
-        body: impl FnOnce(&Connection, i64) -> rusqlite::Result<T>,
+        kind: &str,
+        body: impl FnOnce(&Connection, i64) -> rusqlite::Result<(T, About)>,
     ) -> rusqlite::Result<T> {
         self.op += 1;
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let value = body(&self.conn, self.op)?;
+        let before: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT seq FROM commits WHERE session = ?1 AND op = ?2")?
+            .query_row((1, self.op), |row| row.get(0))
+            .optional()?;
+        assert!(before.is_none());
+        let seq: i64 = self
+            .conn
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM commits")?
+            .query_row([], |row| row.get(0))?;
+        let (value, (task, token, rows)) = body(&self.conn, seq + 1)?;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO commits (seq, session, op, kind, task_id, token, rows, at_ms) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute((seq + 1, 1, self.op, kind, task, token, rows, now_ms()))?;
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(value)
-    }
-
-    fn record(
-        conn: &Connection,
-        op: i64,
-        kind: &str,
-        task: i64,
-        token: i64,
-        rows: u32,
-    ) -> rusqlite::Result<i64> {
-        conn.prepare_cached(
-            "INSERT INTO commits (session, op, kind, task_id, token, rows) \
-             VALUES (?, ?, ?, ?, ?, ?)",
-        )?
-        .execute((1, op, kind, task, token, rows))?;
-        Ok(conn.last_insert_rowid())
     }
 
     fn event(
@@ -157,104 +159,135 @@ impl Bare {
     ) -> rusqlite::Result<()> {
         conn.prepare_cached(
             "INSERT INTO events (task_id, token, kind, payload, commit_seq) \
-             VALUES (?, ?, ?, ?, ?)",
+             VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute((task, token, kind, payload, seq))?;
         Ok(())
     }
 
-    fn lease_until_ms() -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from((now + LEASE).as_millis()).unwrap_or(i64::MAX)
-    }
-
-    fn try_create(conn: &Connection, op: i64) -> rusqlite::Result<i64> {
-        let (seq, id): (i64, i64) = conn
-            .prepare_cached(
-                "INSERT INTO commits (session, op, kind, task_id, token, rows) \
-                 VALUES (?, ?, ?, (SELECT coalesce(max(id), 0) + 1 FROM tasks), NULL, 1) \
-                 RETURNING seq, task_id",
-            )?
-            .query_row((1, op, "create"), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    fn try_create(conn: &Connection, seq: i64) -> rusqlite::Result<(i64, About)> {
+        let id: i64 = conn
+            .prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM tasks")?
+            .query_row([], |row| row.get(0))?;
         conn.prepare_cached(
-            "INSERT INTO tasks (id, title, priority, status, created_seq, changed_seq) \
-             VALUES (?1, ?2, ?3, 'ready', ?4, ?4)",
+            "INSERT INTO tasks (id, title, priority, status, created_seq, changed_seq, body, \
+             assignee, tenant, created_by, idempotency_key, workspace_kind, workspace_path, \
+             due_ms, reason, failure_limit, max_runtime_ms, extra) \
+             VALUES (?1, ?2, 0, 'ready', ?3, ?3, '', NULL, NULL, '', NULL, 'scratch', NULL, NULL, \
+             NULL, NULL, NULL, NULL)",
         )?
-        .execute((id, TITLE, 0, seq))?;
+        .execute((id, TITLE, seq))?;
         Self::event(conn, id, None, "created", TITLE, seq)?;
-        Ok(id)
+        Ok((id, (id, None, 1)))
     }
 
-    fn try_claim(conn: &Connection, op: i64) -> rusqlite::Result<(i64, i64)> {
-        let (task, fence): (i64, i64) = conn
-            .prepare_cached(
-                "SELECT id, fence FROM tasks WHERE status = 'ready' \
-                 ORDER BY priority DESC, id LIMIT 1",
-            )?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let token = fence + 1;
-        let until = Self::lease_until_ms();
-        let seq = Self::record(conn, op, "claim", task, token, 0)?;
+    fn try_claim(conn: &Connection, seq: i64) -> rusqlite::Result<((i64, i64), About)> {
+        let next = "SELECT id, fence, priority FROM tasks INDEXED BY tasks_ready \
+             WHERE status = 'ready' AND assignee IS NULL ORDER BY priority DESC, id LIMIT 1";
+        let open: Option<(i64, i64)> = conn
+            .prepare_cached(next)?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let next = "SELECT id, fence, priority FROM tasks INDEXED BY tasks_ready_for \
+             WHERE status = 'ready' AND assignee = ?1 ORDER BY priority DESC, id LIMIT 1";
+        let own: Option<(i64, i64)> = conn
+            .prepare_cached(next)?
+            .query_row(["ann"], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let (task, fence) = open.or(own).ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let (token, now) = (fence + 1, now_ms());
         conn.prepare_cached(
             "UPDATE tasks SET fence = ?2, status = 'running', changed_seq = ?3 WHERE id = ?1",
         )?
         .execute((task, token, seq))?;
         conn.prepare_cached(
-            "INSERT INTO runs (task_id, token, worker, lease_until_ms, started_seq, changed_seq) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+            "INSERT INTO runs (task_id, token, worker, lease_until_ms, started_seq, changed_seq, \
+             boot_id, lease_until_boot_ms, started_boot_ms, pid, pid_started_ticks, \
+             pid_namespace, epoch, max_runtime_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, NULL, NULL, NULL, NULL, NULL)",
         )?
-        .execute((task, token, "ann", until, seq))?;
-        Ok((task, token))
+        .execute((task, token, "ann", until_ms(now), seq, BOOT_ID, until_ms(now), now))?;
+        Self::event(conn, task, Some(token), "claimed", "ann", seq)?;
+        Ok(((task, token), (task, Some(token), 1)))
     }
 
-    fn try_heartbeat(conn: &Connection, op: i64, task: i64, token: i64) -> rusqlite::Result<()> {
-        let seq = Self::record(conn, op, "heartbeat", task, token, 0)?;
+    fn try_heartbeat(
+        conn: &Connection,
+        seq: i64,
+        (task, token): (i64, i64),
+    ) -> rusqlite::Result<((), About)> {
+        let until = until_ms(now_ms());
         let changed = conn
             .prepare_cached(
-                "UPDATE runs SET heartbeats = heartbeats + 1, lease_until_ms = ?3, \
-                 changed_seq = ?4 WHERE task_id = ?1 AND token = ?2 AND ended_seq IS NULL",
+                "UPDATE runs SET heartbeats = heartbeats + 1, lease_until_ms = ?3, boot_id = ?4, \
+                 lease_until_boot_ms = ?5, changed_seq = ?6 \
+                 WHERE task_id = ?1 AND token = ?2 AND ended_seq IS NULL",
             )?
-            .execute((task, token, Self::lease_until_ms(), seq))?;
+            .execute((task, token, until, BOOT_ID, until, seq))?;
         assert_eq!(changed, 1);
-        Ok(())
+        Ok(((), (task, Some(token), 0)))
     }
 
-    fn try_complete(conn: &Connection, op: i64, task: i64, token: i64) -> rusqlite::Result<()> {
-        let seq = Self::record(conn, op, "complete", task, token, 0)?;
+    fn try_complete(
+        conn: &Connection,
+        seq: i64,
+        (task, token): (i64, i64),
+    ) -> rusqlite::Result<((), About)> {
         let changed = conn
             .prepare_cached(
-                "UPDATE runs SET ended_seq = ?3, changed_seq = ?3, outcome = 'completed' \
+                "UPDATE runs SET ended_seq = ?3, changed_seq = ?3, outcome = 'completed', \
+                 summary = NULL, error = NULL \
                  WHERE task_id = ?1 AND token = ?2 AND ended_seq IS NULL",
             )?
             .execute((task, token, seq))?;
         assert_eq!(changed, 1);
         conn.prepare_cached(
-            "UPDATE tasks SET status = 'done', result = ?2, changed_seq = ?3 WHERE id = ?1",
+            "UPDATE tasks SET status = 'done', result = ?2, due_ms = NULL, reason = NULL, \
+             failures = 0, interruptions = 0, changed_seq = ?3 WHERE id = ?1",
         )?
         .execute((task, PAYLOAD, seq))?;
-        Ok(())
+        Self::event(conn, task, Some(token), "completed", PAYLOAD, seq)?;
+        let children = conn
+            .prepare_cached("SELECT child_id FROM links WHERE parent_id = ?1 ORDER BY 1")?
+            .query_map([task], |row| row.get(0))?
+            .collect::<rusqlite::Result<Vec<i64>>>()?;
+        assert!(children.is_empty());
+        Ok(((), (task, Some(token), 1)))
     }
 
     fn try_append(
         conn: &Connection,
-        op: i64,
-        task: i64,
-        token: i64,
+        seq: i64,
+        (task, token): (i64, i64),
         count: u32,
-    ) -> rusqlite::Result<()> {
-        let live = conn
+    ) -> rusqlite::Result<((), About)> {
+        let live: bool = conn
             .prepare_cached(
-                "SELECT 1 FROM runs WHERE task_id = ? AND token = ? AND ended_seq IS NULL",
+                "SELECT EXISTS (SELECT 1 FROM runs \
+                 WHERE task_id = ?1 AND token = ?2 AND ended_seq IS NULL)",
             )?
-            .query_row((task, token), |_| Ok(()))
-            .optional()?;
-        assert!(live.is_some());
-        let seq = Self::record(conn, op, "events", task, token, count)?;
+            .query_row((task, token), |row| row.get(0))?;
+        assert!(live);
         for _ in 0..count {
             Self::event(conn, task, Some(token), "progress", PAYLOAD, seq)?;
         }
-        Ok(())
+        Ok(((), (task, Some(token), count)))
     }
+}
+
+/// Task, token and events of a write, as its row in the log says.
+type About = (i64, Option<i64>, u32);
+
+/// As long as the machine's own.
+const BOOT_ID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn until_ms(now_ms: i64) -> i64 {
+    now_ms + i64::try_from(LEASE.as_millis()).unwrap_or(0)
 }
 
 impl Contestant for Bare {
@@ -263,25 +296,25 @@ impl Contestant for Bare {
     }
 
     fn create(&mut self) -> i64 {
-        self.transaction(Self::try_create).expect("the task is made")
+        self.transaction("create", Self::try_create).expect("the task is made")
     }
 
     fn claim(&mut self) -> (i64, i64) {
-        self.transaction(Self::try_claim).expect("the claim is made")
+        self.transaction("claim", Self::try_claim).expect("the claim is made")
     }
 
     fn heartbeat(&mut self, task: i64, token: i64) {
-        self.transaction(|conn, op| Self::try_heartbeat(conn, op, task, token))
+        self.transaction("heartbeat", |conn, seq| Self::try_heartbeat(conn, seq, (task, token)))
             .expect("the claim is live");
     }
 
     fn complete(&mut self, task: i64, token: i64) {
-        self.transaction(|conn, op| Self::try_complete(conn, op, task, token))
+        self.transaction("complete", |conn, seq| Self::try_complete(conn, seq, (task, token)))
             .expect("the claim is live");
     }
 
     fn append(&mut self, task: i64, token: i64, count: u32) {
-        self.transaction(|conn, op| Self::try_append(conn, op, task, token, count))
+        self.transaction("events", |conn, seq| Self::try_append(conn, seq, (task, token), count))
             .expect("the claim is live");
     }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
-use crate::board::OpKey;
 use crate::board::claim::FencingToken;
+use crate::board::note::AttachmentId;
 use crate::board::task::{Status, TaskId};
+use crate::board::{CommitSeq, OpKey};
 
 /// The result of a call of this crate.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -62,6 +63,157 @@ pub enum StoreError {
         task: TaskId,
         /// What it is instead of ready.
         status: Status,
+    },
+
+    /// The task is ready, and names another worker.
+    #[error("task {task} cannot be claimed: it is for {assignee}")]
+    NotForYou {
+        /// The task.
+        task: TaskId,
+        /// Who may claim it.
+        assignee: String,
+    },
+
+    /// Where the task stands forbids it.
+    #[error("task {task} cannot be {deed}: it is {status}")]
+    NotAllowed {
+        /// The task.
+        task: TaskId,
+        /// Where it stands.
+        status: Status,
+        /// What was to be done with it, as in "it was blocked".
+        deed: &'static str,
+    },
+
+    /// A task of that idempotency key is there. Go on with that one.
+    #[error("task {task} has the idempotency key {key:?}")]
+    TaskExists {
+        /// The task that is there.
+        task: TaskId,
+        /// The key.
+        key: String,
+    },
+
+    /// The operation of that key was written before. This call wrote nothing; whatever the
+    /// operation was to do is done.
+    #[error("operation {key} is commit {seq} already")]
+    AlreadyWritten {
+        /// The operation.
+        key: OpKey,
+        /// The commit that wrote it.
+        seq: CommitSeq,
+    },
+
+    /// One task would wait for another that waits for it.
+    #[error("task {child} cannot wait for task {parent}, which is itself or waits for it")]
+    Cycle {
+        /// The task that was to be waited for.
+        parent: TaskId,
+        /// The task that was to wait.
+        child: TaskId,
+    },
+
+    /// The one task does not wait for the other.
+    #[error("task {child} does not wait for task {parent}")]
+    NoSuchLink {
+        /// The task that is not waited for.
+        parent: TaskId,
+        /// The task that does not wait.
+        child: TaskId,
+    },
+
+    /// The task has no attachment of this number.
+    #[error("task {task} has no attachment {attachment}")]
+    NoSuchAttachment {
+        /// The task.
+        task: TaskId,
+        /// The number asked for.
+        attachment: AttachmentId,
+    },
+
+    /// The board has no subscription of this name.
+    #[error("there is no subscription {name:?}")]
+    NoSuchSubscription {
+        /// The name asked for.
+        name: String,
+    },
+
+    /// The board has a subscription of this name.
+    #[error("there is a subscription {name:?} already")]
+    SubscriptionExists {
+        /// The name.
+        name: String,
+    },
+
+    /// The claim's process is alive, so the claim is not given away.
+    #[error("the worker of claim {token} of task {task} is alive: process {pid}")]
+    WorkerLives {
+        /// The task.
+        task: TaskId,
+        /// The claim.
+        token: FencingToken,
+        /// The process.
+        pid: i32,
+    },
+
+    /// Another dispatcher has taken over. This one must stop, and start nothing more.
+    #[error("dispatcher {epoch} has been followed by dispatcher {newest}")]
+    StaleDispatcher {
+        /// The number of the one that called.
+        epoch: i64,
+        /// The number of the newest.
+        newest: i64,
+    },
+
+    /// The board is not as it was when the plan was made. Make it again.
+    #[error("the board has moved on from commit {planned}, where the plan was made, to {now}")]
+    PlanOutdated {
+        /// The newest commit when the plan was made.
+        planned: CommitSeq,
+        /// The newest commit now.
+        now: CommitSeq,
+    },
+
+    /// A verification found what should not be. Nothing was changed, unless it says so.
+    #[error("the verification found: {found}")]
+    Unsound {
+        /// The first thing that it found.
+        found: String,
+    },
+
+    /// What is to be imported cannot be, or the board is not empty. Nothing was written.
+    #[error("cannot import: {what}")]
+    Import {
+        /// What is in the way.
+        what: String,
+    },
+
+    /// The file with the settings cannot be read or understood.
+    #[error("{}: {what}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        what: String,
+    },
+
+    /// A file beside the board could not be used.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system reported.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// An argument makes no sense.
+    #[error("{what} is not {wanted}")]
+    Invalid {
+        /// The argument.
+        what: String,
+        /// What it should be.
+        wanted: &'static str,
     },
 
     /// The disk, or the size the database may have, is full. Nothing was written.
@@ -118,6 +270,78 @@ pub enum StoreError {
     /// says can be trusted. This call did nothing. Open the board anew.
     #[error("the connection is not to be used after a write of unknown outcome")]
     Poisoned,
+
+    /// SQLite cannot work safely where the database lies. Nothing was opened.
+    #[error("{why}: {}", path.display())]
+    Place {
+        /// The database file.
+        path: PathBuf,
+        /// What is the matter with its place.
+        why: String,
+    },
+
+    /// The loaded SQLite can lose acknowledged commits, and the options do not accept it. Nothing
+    /// was opened.
+    #[error(
+        "SQLite {version} can lose commits ({found}): upgrade to 3.51.3 or later, or to 3.50.7 or \
+         3.44.6 of those lines"
+    )]
+    Engine {
+        /// Its version.
+        version: String,
+        /// The check-in that it was built from.
+        source_id: String,
+        /// How that is known.
+        found: String,
+    },
+
+    /// The database, its log or its index was moved, removed, replaced or given another name while
+    /// it was open. Nothing was written. Open the database anew, once it is clear which file is the
+    /// right one.
+    #[error("a file of the open database is not what it was ({what}): {}", path.display())]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        what: &'static str,
+    },
+
+    /// A commit that was acknowledged is not there: an old copy was put over the database, its
+    /// log was lost, or it is another database. Nothing was written. Put the right one back, or
+    /// accept the loss with `hardboard recover`.
+    #[error(
+        "acknowledged commit {missing} is not there, the newest is {newest}: {}", path.display()
+    )]
+    RolledBack {
+        /// The database file.
+        path: PathBuf,
+        /// The number of a commit that was acknowledged and is not there, or not as it was.
+        missing: i64,
+        /// The number of the newest commit that is there.
+        newest: i64,
+    },
+
+    /// The place was quarantined: a process found the database damaged, copied it, and nobody
+    /// writes to it until it is recovered. Nothing was written.
+    #[error("the database is quarantined ({reason}), its copy is {}: {}", copy.display(), path.display())]
+    Quarantined {
+        /// The database file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+        /// Where the copy of database and log lies.
+        copy: PathBuf,
+    },
+
+    /// The database was opened by another process than this one, as before a fork. Nothing was
+    /// done. Open it in this process.
+    #[error("the database was opened by process {opened_by}, and this is process {pid}")]
+    OtherProcess {
+        /// The process that opened it.
+        opened_by: u32,
+        /// This one.
+        pid: u32,
+    },
 
     /// A checkpoint gave an answer that no sound log can give: more pages copied than there are.
     /// Acknowledged commits are out of sight, and the next checkpoint or a close by another
@@ -245,12 +469,35 @@ impl StoreError {
             | Self::StaleClaim { .. }
             | Self::NoSuchTask { .. }
             | Self::NotClaimable { .. }
+            | Self::NotForYou { .. }
+            | Self::NotAllowed { .. }
+            | Self::TaskExists { .. }
+            | Self::AlreadyWritten { .. }
+            | Self::Cycle { .. }
+            | Self::NoSuchLink { .. }
+            | Self::NoSuchAttachment { .. }
+            | Self::NoSuchSubscription { .. }
+            | Self::SubscriptionExists { .. }
+            | Self::WorkerLives { .. }
+            | Self::StaleDispatcher { .. }
+            | Self::Invalid { .. }
+            | Self::Config { .. }
+            | Self::PlanOutdated { .. }
+            | Self::Unsound { .. }
+            | Self::Import { .. }
+            | Self::File { .. }
             | Self::Full { .. }
             | Self::Beside { .. }
             | Self::Io { .. }
             | Self::Corrupt { .. }
             | Self::Poisoned
             | Self::BrokenLog { .. }
+            | Self::Engine { .. }
+            | Self::Place { .. }
+            | Self::Moved { .. }
+            | Self::RolledBack { .. }
+            | Self::Quarantined { .. }
+            | Self::OtherProcess { .. }
             | Self::PragmaRefused { .. }
             | Self::Option { .. }
             | Self::Open { .. }

@@ -27,7 +27,8 @@
 //! - No global state: two boards on two files never share anything.
 //! - No background thread: every byte is written inside a call that the caller made.
 //! - No retry that outlives its deadline, and no retry of a write whose outcome is unknown.
-//! - No file but the database is opened, so no lock of SQLite is ever dropped by this crate.
+//! - No file of the database is opened but by SQLite, so none of its locks is ever dropped by this
+//!   crate. A dispatcher locks a file of its own beside it.
 //!
 //! # Example
 //!
@@ -42,7 +43,7 @@
 //! let mut me = Session::new(1);
 //!
 //! let (task, created) =
-//!     board.create_task(me.next_key(), &NewTask { title: "paint the fence", priority: 0 })?;
+//!     board.create_task(me.next_key(), &NewTask { title: "paint the fence", ..NewTask::default() })?;
 //! assert_eq!(created.seq.get(), 1);
 //!
 //! let lease = Duration::from_secs(60);
@@ -56,15 +57,20 @@
 
 pub mod error;
 pub mod options;
+pub mod config;
 pub mod sqlite;
 pub mod board;
 pub mod cli;
 
-pub use board::claim::{Claim, FencingToken};
-pub use board::dispatch::{TakenBack, TickReport};
-pub use board::event::{Event, EventId, NewEvent};
+pub use board::claim::{Claim, Claimant, FencingToken, TakenBack};
+pub use board::clock::{Clock, Now};
+pub use board::dispatch::{DispatchOptions, Dispatcher, Limits, Taken, Tick, TickReport};
+pub use board::event::{Event, EventId, NewEvent, Pruned};
+pub use board::note::{Attachment, AttachmentId, Comment, CommentId, NewAttachment};
+pub use board::process::{Liveness, Process};
 pub use board::run::{Run, RunOutcome};
-pub use board::task::{NewTask, Status, Task, TaskFilter, TaskId};
+pub use board::subscription::{Delivered, Delivery, NewSubscription, StartAt, Subscription};
+pub use board::task::{Edit, NewTask, Status, Task, TaskFilter, TaskId, Workspace};
 pub use board::{At, Board, Commit, CommitSeq, OpKey, Session};
 pub use error::{Found, Outcome, Result, StoreError};
 pub use options::{Options, Synchronous};

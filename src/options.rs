@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::board::clock::Clock;
 use crate::error::{Result, StoreError};
 
 /// The variable that overrides [`Options::synchronous`].
@@ -20,6 +21,12 @@ pub const SYNCHRONOUS_VARIABLE: &str = "HARDBOARD_SYNCHRONOUS";
 
 /// The variable that overrides [`Options::wal_autocheckpoint_pages`].
 pub const WAL_AUTOCHECKPOINT_VARIABLE: &str = "HARDBOARD_WAL_AUTOCHECKPOINT";
+
+/// The variable that overrides [`Options::accept_engine`].
+pub const ACCEPT_ENGINE_VARIABLE: &str = "HARDBOARD_ACCEPT_ENGINE";
+
+/// The variable that overrides [`Options::accept_file_system`].
+pub const ACCEPT_FILE_SYSTEM_VARIABLE: &str = "HARDBOARD_ACCEPT_FILE_SYSTEM";
 
 /// How a database is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,14 +37,34 @@ pub struct Options {
     /// never, so the log grows until the last connection is closed. At most [`i32::MAX`].
     ///
     /// SQLite's own automatic checkpoints are off: one process at a time does it, see
-    /// [`crate::sqlite::checkpoint`]. It decides how often a commit is slow and how long the log gets. It has no part in what
-    /// survives a crash: the log is as durable as the database.
+    /// [`crate::sqlite::checkpoint`]. It decides how often a commit is slow and how long the log
+    /// gets. It has no part in what survives a crash: the log is as durable as the database.
     pub wal_autocheckpoint_pages: u32,
     /// How long a call waits for a lock before it gives up with [`StoreError::Busy`]. Counted in
     /// whole milliseconds, rounded up; at most [`i32::MAX`] of them.
     pub busy_timeout: Duration,
+    /// The version of a SQLite that has the WAL-reset fault and is to be used nevertheless, as
+    /// `3.51.1`. Any other such engine is refused, see [`crate::sqlite::engine`].
+    pub accept_engine: Option<String>,
+    /// The name of a file system that is refused and is to be used nevertheless, as `fuse`, see
+    /// [`crate::sqlite::place`].
+    pub accept_file_system: Option<String>,
+    /// Whether SQLite's locks are guarded against code of others in the same process that opens
+    /// and closes the files, see [`crate::sqlite::guard`]. It changes SQLite for the whole process.
+    pub guard: bool,
+    /// Whether a commit at [`Durability::Power`](crate::Durability::Power) also waits until its
+    /// record in the anchor is on the disk. It doubles the syncs. Without it a power cut may leave
+    /// the anchor one such commit behind the database, see [`crate::sqlite::anchor`].
+    pub anchor_sync: bool,
+    /// How long an open may look at a database that was left without a close. What it could not
+    /// look at in that time stands in [`crate::sqlite::database::Opened`].
+    pub open_check_budget: Duration,
+    /// How many bytes all quarantine copies of a database may take together.
+    pub quarantine_bytes: u64,
     /// The name of a registered SQLite VFS; `None` is the default one.
     pub vfs: Option<String>,
+    /// The clocks by which leases end: the machine's own, unless a test moves them.
+    pub clock: Clock,
 }
 
 impl Default for Options {
@@ -47,7 +74,14 @@ impl Default for Options {
             synchronous: Synchronous::Full,
             wal_autocheckpoint_pages: 1000,
             busy_timeout: Duration::from_secs(5),
+            accept_engine: None,
+            accept_file_system: None,
+            guard: true,
+            anchor_sync: false,
+            open_check_budget: Duration::from_secs(1),
+            quarantine_bytes: 4 << 30,
             vfs: None,
+            clock: Clock::default(),
         }
     }
 }
@@ -59,6 +93,8 @@ impl Options {
     /// |--------------------------------|--------------------------------------------------|
     /// | `HARDBOARD_SYNCHRONOUS`        | `normal`, `full`, `extra`, in any case of letter |
     /// | `HARDBOARD_WAL_AUTOCHECKPOINT` | a number of pages, 0 to 2147483647               |
+    /// | `HARDBOARD_ACCEPT_ENGINE`      | a version of SQLite, as `3.51.1`                 |
+    /// | `HARDBOARD_ACCEPT_FILE_SYSTEM` | a name of a file system, as `fuse`               |
     ///
     /// `off` is refused: an environment that some other program set must not be able to make a
     /// board lose its whole content in a power cut.
@@ -91,6 +127,10 @@ impl Options {
                     understood: "whole numbers of pages from 0 to 2147483647",
                 })?;
         }
+        let text = |value: OsString| value.to_string_lossy().into_owned();
+        self.accept_engine = lookup(ACCEPT_ENGINE_VARIABLE).map(text).or(self.accept_engine);
+        self.accept_file_system =
+            lookup(ACCEPT_FILE_SYSTEM_VARIABLE).map(text).or(self.accept_file_system);
         Ok(self)
     }
 }

@@ -2,7 +2,11 @@
 
 use crate::command::{self, CommandError};
 use crate::exit::Exit;
+use crate::report::tune::{LatencyBudget, LossBudget};
+use crate::run::power::realfs::FileSystem;
+use crate::scenario::power::Profile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hardboard::Durability;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +35,10 @@ enum Command {
     Exec(Box<Exec>),
     /// Watches any command for breaches of the rules that SQLite relies on; strikes nothing.
     Watch(Watch),
+    /// Records a run, and judges every state that a power cut could leave of it.
+    Power(Box<Power>),
+    /// Puts a real file system under power scenarios, and checks the crash models against it.
+    RealFs(RealFs),
     /// Lists the builds of SQLite that processes can run on, and builds them.
     Engines(Engines),
     /// Runs a failing schedule again, from its bundle.
@@ -99,6 +107,12 @@ pub(crate) struct Run {
 pub(crate) struct Tune {
     /// A scenario file with the settings to compare; the built-in matrix if not given.
     pub(crate) file: Option<PathBuf>,
+    /// What a power cut may cost: 0, 10commits, 50ms (the commits of so long).
+    #[arg(long, default_value = "0")]
+    pub(crate) loss_budget: LossBudget,
+    /// How long a commit may take: p99=5ms; also p50, p999, max.
+    #[arg(long)]
+    pub(crate) latency_budget: Option<LatencyBudget>,
     #[command(flatten)]
     pub(crate) engine: EngineChoice,
     #[command(flatten)]
@@ -209,6 +223,24 @@ pub(crate) struct EngineChoice {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct RealFs {
+    /// Power scenarios: their runs are recorded on the file system. Needs root.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The file system: ext4, xfs, btrfs; may be given several times. All that are there if not
+    /// given.
+    #[arg(long)]
+    pub(crate) on: Vec<FileSystem>,
+    /// Power cuts of each setting and file system; a quarter as many on a lying disk, as a control.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(4..))]
+    pub(crate) cuts: u32,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Engines {
     /// Build these first; all if none is named.
     #[arg(long, value_name = "NAME", num_args = 0..)]
@@ -216,6 +248,60 @@ pub(crate) struct Engines {
     /// What goes to stdout: text for people, or one JSON object a line for programs.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Power {
+    /// Power scenarios: their runs are recorded and enumerated.
+    pub(crate) files: Vec<PathBuf>,
+    /// Run the built-in controls of power loss: each must be caught with its stated finding.
+    #[arg(long)]
+    pub(crate) canaries: bool,
+    /// A recording that was kept: it is enumerated again, and nothing is run.
+    #[arg(long)]
+    pub(crate) recording: Vec<PathBuf>,
+    /// The crash model, in place of the scenario's own: strict, ordered, torn-page, lying-disk,
+    /// no-psow. May be given several times.
+    #[arg(long)]
+    pub(crate) profile: Vec<Profile>,
+    /// Different images of each recording and profile beyond its prefixes, in place of the
+    /// scenario's own number.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) states: Option<u32>,
+    /// Threads; as many as there are cores if not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: Option<u16>,
+    /// Keep the recording in this file; with --out it is kept there anyway.
+    #[arg(long)]
+    pub(crate) save: Option<PathBuf>,
+    /// The database of a command, relative to the command's directory.
+    #[arg(long)]
+    pub(crate) db: Option<PathBuf>,
+    /// A query with the token as its parameter ?1: gives something if what was acknowledged is
+    /// there.
+    #[arg(long)]
+    pub(crate) check_sql: Option<String>,
+    /// What an acknowledgement of a command promises to survive, if it does not say so itself:
+    /// power or process.
+    #[arg(long, default_value_t = Durability::Power)]
+    pub(crate) acks_promise: Durability,
+    /// Copies of a command that run at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) copies: u32,
+    /// A shell command to run first in the command's directory.
+    #[arg(long)]
+    pub(crate) setup: Option<String>,
+    /// How long a command may take: 60s.
+    #[arg(long, value_parser = parse_budget)]
+    pub(crate) deadline: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// A command to record; it runs in an empty directory of its own. A word of it that names a
+    /// file from here is made absolute.
+    #[arg(last = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -316,6 +402,8 @@ pub fn main() -> Exit {
         Command::Sweep(sweep) => command::sweep(&sweep),
         Command::Exec(exec) => command::exec(&exec),
         Command::Watch(watch) => command::watch(&watch),
+        Command::Power(power) => command::power(&power),
+        Command::RealFs(real_fs) => command::real_fs(&real_fs),
         Command::Engines(engines) => command::engines(&engines),
         Command::Replay(replay) => command::replay(&replay),
         Command::Shrink(shrink) => command::shrink(&shrink),

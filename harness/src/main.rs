@@ -11,6 +11,9 @@ fn main() -> ExitCode {
         Some((_, [name, rest @ ..])) if killpoint::run::is_worker(name) => {
             killpoint_worker::main(rest)
         }
+        Some((name, rest)) if name == killpoint::run::power::realfs::serve::ARGV0 => {
+            killpoint::run::power::realfs::serve::main(rest)
+        }
         _ => killpoint::main().report(),
     }
 }

@@ -56,6 +56,11 @@ pub enum FindingKind {
     OrderViolation,
     /// A commit in the middle of the commit order is missing.
     CommitHole,
+    /// What survived a power cut is sound, and the content after no number of commits.
+    NotAPrefix,
+    /// A real file system left what the crash model says it cannot: the model is wrong, or the disk
+    /// lied.
+    ImpossibleInModel,
     /// What was seen after an earlier cycle is there no more, or is changed.
     HistoryChanged,
     /// A task was given to a second owner while the first one's claim was live.
@@ -88,6 +93,8 @@ pub enum FindingKind {
     LedgerCutShort,
     /// No operation was acknowledged: there was nothing to lose.
     NothingAcked,
+    /// Less was seen than the scenario asks for.
+    TooLittleSeen,
     /// The run was stopped before its end.
     Interrupted,
 }
@@ -103,6 +110,8 @@ impl FindingKind {
             | Self::AlienWrite
             | Self::OrderViolation
             | Self::CommitHole
+            | Self::NotAPrefix
+            | Self::ImpossibleInModel
             | Self::HistoryChanged
             | Self::DoubleOwner
             | Self::StaleWrite
@@ -119,6 +128,7 @@ impl FindingKind {
             | Self::FaultNotDelivered
             | Self::LedgerCutShort
             | Self::NothingAcked
+            | Self::TooLittleSeen
             | Self::Interrupted => Verdict::Inconclusive,
         }
     }
@@ -133,6 +143,8 @@ impl FindingKind {
             Self::AlienWrite => "alien-write",
             Self::OrderViolation => "order-violation",
             Self::CommitHole => "commit-hole",
+            Self::NotAPrefix => "not-a-prefix",
+            Self::ImpossibleInModel => "impossible-in-model",
             Self::HistoryChanged => "history-changed",
             Self::DoubleOwner => "double-owner",
             Self::StaleWrite => "stale-write",
@@ -149,6 +161,7 @@ impl FindingKind {
             Self::FaultNotDelivered => "fault-not-delivered",
             Self::LedgerCutShort => "ledger-cut-short",
             Self::NothingAcked => "nothing-acked",
+            Self::TooLittleSeen => "too-little-seen",
             Self::Interrupted => "interrupted",
         }
     }

@@ -7,10 +7,14 @@
 //! In: an [`OpKey`] and what to write. Out: a [`Commit`], or an error that says what it left.
 //! Not here: checkpoints, backups, verification and repair of the file.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of `Tx<'_>` is not general enough for a look: its lifetime is bound early"
+)]
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -20,7 +24,7 @@ use crate::sqlite::checkpoint::{Checkpoint, Mode};
 use crate::sqlite::database::{Acknowledgement, Database};
 use crate::sqlite::durability::Durability;
 use crate::sqlite::pragma::Pragmas;
-use crate::sqlite::transaction::{Failure, Timing};
+use crate::sqlite::transaction::{Failure, Timing, Transaction};
 
 /// Declares a newtype over the integer that SQLite stores for it.
 macro_rules! stored_integer {
@@ -67,12 +71,80 @@ macro_rules! stored_integer {
     };
 }
 
+/// Declares an enumeration that the database stores by the name of each variant.
+macro_rules! stored_name {
+    ($(#[$doc:meta])* $type:ident { $($(#[$of:meta])* $variant:ident = $name:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub enum $type {
+            $($(#[$of])* #[serde(rename = $name)] $variant,)+
+        }
+
+        impl $type {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name, as the database has it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// The one of exactly that name.
+            #[must_use]
+            pub fn parse(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == name)
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl rusqlite::types::ToSql for $type {
+            fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+                self.as_str().to_sql()
+            }
+        }
+
+        impl rusqlite::types::FromSql for $type {
+            fn column_result(
+                value: rusqlite::types::ValueRef<'_>,
+            ) -> rusqlite::types::FromSqlResult<Self> {
+                let name = value.as_str()?;
+                Self::parse(name).ok_or_else(|| {
+                    let text = format!("{} {name:?}", stringify!($type));
+                    rusqlite::types::FromSqlError::Other(text.into())
+                })
+            }
+        }
+    };
+}
+
 pub mod schema;
+mod migrate;
+pub mod clock;
+pub mod process;
+mod write;
+mod sql;
 pub mod task;
+pub mod recover;
+pub mod doctor;
+pub mod link;
 pub mod claim;
 pub mod run;
+pub mod transition;
 pub mod event;
+pub mod note;
+pub mod subscription;
 pub mod dispatch;
+pub mod reconcile;
+pub mod import;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
@@ -80,9 +152,10 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use claim::FencingToken;
+use clock::Clock;
 use schema::Identity;
-use task::TaskId;
+use sql::{LEDGER, Tx};
+use write::{Kind, Stop, Writing};
 
 stored_integer! {
     /// The number of a commit. The first of a board is 1, and there is no hole.
@@ -146,62 +219,6 @@ pub struct Commit {
     pub timing: Timing,
 }
 
-/// What a write is, as the `kind` column of `commits` has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Create,
-    Claim,
-    Heartbeat,
-    Events,
-    Complete,
-    TakeBack,
-}
-
-impl Kind {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Claim => "claim",
-            Self::Heartbeat => "heartbeat",
-            Self::Events => "events",
-            Self::Complete => "complete",
-            Self::TakeBack => "take-back",
-        }
-    }
-
-    /// What was being done, for an error's text: "SQLite failed to ...".
-    const fn deed(self) -> &'static str {
-        match self {
-            Self::Create => "create a task",
-            Self::Claim => "claim a task",
-            Self::Heartbeat => "extend a claim",
-            Self::Events => "append events",
-            Self::Complete => "complete a task",
-            Self::TakeBack => "take a claim back",
-        }
-    }
-}
-
-/// Why the body of a write ended it.
-enum Stop {
-    /// The board's own rules forbid the write.
-    Rule(StoreError),
-    /// SQLite failed.
-    Sqlite(rusqlite::Error),
-}
-
-impl From<StoreError> for Stop {
-    fn from(error: StoreError) -> Self {
-        Self::Rule(error)
-    }
-}
-
-impl From<rusqlite::Error> for Stop {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
 /// A board that this process has open.
 ///
 /// One connection: it can be sent to another thread, but not be used by two at once. Open the
@@ -212,6 +229,7 @@ pub struct Board {
     db: Database,
     /// What the next write is to survive; `None`: what the options say.
     durability: Option<Durability>,
+    clock: Clock,
 }
 
 /// A board whose writes are all of one durability. See [`Board::at`].
@@ -254,23 +272,20 @@ impl Board {
     /// As [`open`](Self::open), and [`StoreError::Indeterminate`] with [`OpKey::CREATION`] if the
     /// schema's commit failed: call it again.
     pub fn create(path: &Path, options: &Options) -> Result<Self> {
-        let mut db = Database::look(path, options, true)?;
-        let identity = schema::identify(db.connection(), path)?;
+        let mut board = Self::look(path, options, true)?;
+        let identity = schema::identify(board.connection(), path)?;
         if identity == Identity::Board {
-            schema::check(db.connection(), path)?;
-        }
-        db.arm()?;
-        let mut board = Self { db, durability: None };
-        if identity == Identity::Empty {
-            board.make_schema()?;
             schema::check(board.connection(), path)?;
         }
+        board.begin(identity)?;
         Ok(board)
     }
 
     /// Opens the board at `path`, which must be there.
     ///
-    /// Whatever else lies there is left as it is.
+    /// Whatever else lies there is left as it is. A board in an older format is brought to this
+    /// one, in one transaction; a program that knows only the older one can then no longer write
+    /// to it.
     ///
     /// # Errors
     ///
@@ -282,13 +297,32 @@ impl Board {
     /// - [`StoreError::Busy`]: another process held a lock for the whole of
     ///   `options.busy_timeout`.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        let mut db = Database::look(path, options, false)?;
-        if schema::identify(db.connection(), path)? == Identity::Empty {
+        let mut board = Self::look(path, options, false)?;
+        let identity = schema::identify(board.connection(), path)?;
+        if identity == Identity::Empty {
             return Err(schema::not_a_board(path, Found::Empty));
         }
-        schema::check(db.connection(), path)?;
-        db.arm()?;
-        Ok(Self { db, durability: None })
+        if identity == Identity::Board {
+            schema::check(board.connection(), path)?;
+        }
+        board.begin(identity)?;
+        Ok(board)
+    }
+
+    /// Puts the settings into effect, makes the schema where it is not the one of this version, and
+    /// compares the board with its anchor.
+    fn begin(&mut self, identity: Identity) -> Result<()> {
+        self.db.arm()?;
+        if identity != Identity::Board {
+            self.make_schema()?;
+            schema::check(self.connection(), self.db.path())?;
+        }
+        self.db.keep_chain(&LEDGER)
+    }
+
+    fn look(path: &Path, options: &Options, create: bool) -> Result<Self> {
+        let db = Database::look(path, options, create)?;
+        Ok(Self { db, durability: None, clock: options.clock.clone() })
     }
 
     /// The board, with every write by the result as durable as `durability` says.
@@ -303,7 +337,7 @@ impl Board {
     /// # let dir = tempfile::tempdir().expect("a temporary directory");
     /// # let mut board = Board::create(&dir.path().join("board.db"), &Options::default())?;
     /// # let mut me = Session::new(1);
-    /// # board.create_task(me.next_key(), &NewTask { title: "paint the fence", priority: 0 })?;
+    /// # board.create_task(me.next_key(), &NewTask { title: "paint the fence", ..NewTask::default() })?;
     /// let lease = Duration::from_secs(60);
     /// let claim = board.claim_next(me.next_key(), "tom", lease)?.expect("one task is ready");
     /// // A heartbeat that a power cut takes back costs nothing.
@@ -328,10 +362,19 @@ impl Board {
 
     /// The number of the newest commit that this connection sees; 0 if there is none.
     pub fn commit_seq(&self) -> Result<CommitSeq> {
-        self.read("read the newest commit", |conn| {
-            conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM commits")?
-                .query_row([], |row| row.get(0))
-        })
+        self.read("read the newest commit", |tx| tx.last_commit())
+    }
+
+    /// The commit that wrote the operation of that key, if it is there: the answer to an outcome
+    /// that was unknown.
+    pub fn commit_of(&self, key: OpKey) -> Result<Option<CommitSeq>> {
+        self.read("look for a commit", |tx| tx.commit_of(key))
+    }
+
+    /// The clocks by which leases end.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Copies the log into the database now (see [`Database::checkpoint`]).
@@ -353,6 +396,13 @@ impl Board {
         self.db.connection()
     }
 
+    /// The file, however it was named, as a path that does not depend on where one is.
+    #[must_use]
+    pub fn absolute_path(&self) -> PathBuf {
+        let path = self.db.path();
+        path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
+    }
+
     /// Closes the board.
     ///
     /// The last connection to be closed copies the log into the database and removes it. Dropping
@@ -365,26 +415,37 @@ impl Board {
         self.db.close()
     }
 
-    /// Makes the schema, unless another process was quicker.
+    /// Makes the schema, or brings it to this format, unless another process was quicker.
     fn make_schema(&mut self) -> Result<()> {
-        let path = self.db.path().to_owned();
+        let (path, place) = (self.db.path().to_owned(), self.db.place().to_owned());
         let made = self.db.write(None, |conn| -> Result<(), Stop> {
-            if schema::identify(conn, &path)? == Identity::Empty {
-                schema::make(conn)?;
+            match schema::identify(conn, &path)? {
+                Identity::Board => {}
+                Identity::Empty => {
+                    Database::require_nothing_anchored(&place)?;
+                    schema::make(conn)?;
+                }
+                Identity::Older { format } => migrate::to_current(conn, format)?,
             }
             Ok(())
         });
         made.map(|_| ()).map_err(|failure| self.explain(failure, "make the board", OpKey::CREATION))
     }
 
-    /// One write. The body records itself with [`record`] and gives the number it got.
+    /// One write: its body, and the row in `commits` that records it.
     fn write<T>(
         &mut self,
         kind: Kind,
         key: OpKey,
-        body: impl FnOnce(&Connection) -> Result<(T, CommitSeq), Stop>,
+        body: impl FnOnce(&mut Writing<'_>) -> Result<T, Stop>,
     ) -> Result<(T, Commit)> {
-        match self.db.write(self.durability, body) {
+        let clock = &self.clock;
+        let whole = |open: &Transaction<'_>| {
+            let mut writing = Writing::begin(open, clock, kind, key)?;
+            let value = body(&mut writing)?;
+            Ok((value, writing.end()?))
+        };
+        match self.db.write(self.durability, whole) {
             Ok(((value, seq), ack)) => Ok((value, commit(seq, ack))),
             Err(failure) => Err(self.explain(failure, kind.deed(), key)),
         }
@@ -395,10 +456,15 @@ impl Board {
         &mut self,
         kind: Kind,
         key: OpKey,
-        body: impl FnOnce(&Connection) -> Result<Option<(T, CommitSeq)>, Stop>,
+        body: impl FnOnce(&mut Writing<'_>) -> Result<Option<T>, Stop>,
     ) -> Result<Option<(T, Commit)>> {
-        let body = |conn: &Connection| body(conn).map_err(Some)?.ok_or(None);
-        match self.db.write(self.durability, body) {
+        let clock = &self.clock;
+        let whole = |open: &Transaction<'_>| {
+            let mut writing = Writing::begin(open, clock, kind, key).map_err(Some)?;
+            let value = body(&mut writing).map_err(Some)?.ok_or(None)?;
+            Ok((value, writing.end().map_err(Some)?))
+        };
+        match self.db.write(self.durability, whole) {
             Ok(((value, seq), ack)) => Ok(Some((value, commit(seq, ack)))),
             Err(failure) => match failure.transpose() {
                 None => Ok(None),
@@ -424,9 +490,9 @@ impl Board {
     fn read<T>(
         &self,
         during: &'static str,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        query: impl FnOnce(Tx<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.db.read(during, query)
+        self.db.read(during, |conn| query(Tx::new(conn)))
     }
 
     /// Several looks that see the board at the same moment.
@@ -442,36 +508,4 @@ impl Board {
 
 fn commit(seq: CommitSeq, ack: Acknowledgement) -> Commit {
     Commit { seq, durability: ack.durability, timing: ack.timing }
-}
-
-/// Writes the row that every write has in `commits`, and gives its number.
-///
-/// SQLite itself chooses the number, the greatest plus one, under the write lock that is held from
-/// before the row is written until the commit: so there is no hole, and no number twice.
-fn record(
-    conn: &Connection,
-    kind: Kind,
-    key: OpKey,
-    task: TaskId,
-    token: Option<FencingToken>,
-    rows: i64,
-) -> rusqlite::Result<CommitSeq> {
-    conn.prepare_cached(
-        "INSERT INTO commits (session, op, kind, task_id, token, rows) VALUES (?, ?, ?, ?, ?, ?)",
-    )?
-    .execute((key.session, key.op, kind.as_str(), task, token, rows))?;
-    Ok(CommitSeq::new(conn.last_insert_rowid()))
-}
-
-/// The wall clock, in milliseconds since 1970.
-fn now_ms() -> i64 {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => milliseconds(since),
-        Err(before) => -milliseconds(before.duration()),
-    }
-}
-
-/// Whole milliseconds; what is too long for the column is as long as the column can hold.
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,55 +1,42 @@
 //! Runs: what became of each claim.
 //!
-//! A claim makes a run, a heartbeat changes it, completing the task or taking the claim back ends
-//! it. No run is ever deleted, so they are the history of a task's tokens.
+//! A claim makes a run, a heartbeat changes it, whatever gives the task away ends it. No run is
+//! ever deleted, so they are the history of a task's tokens.
 //!
 //! In: a task's number. Out: its [`Run`] rows. Not here: the calls that write them.
 
-use std::fmt;
+use serde::Serialize;
 
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row};
-use serde::{Deserialize, Serialize};
-
-use crate::board::claim::{FencingToken, stale};
+use crate::board::claim::FencingToken;
+use crate::board::process::Process;
 use crate::board::task::TaskId;
-use crate::board::{Board, CommitSeq, Stop};
+use crate::board::{Board, CommitSeq};
 use crate::error::Result;
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RunOutcome {
-    /// Its holder completed the task.
-    Completed,
-    /// Its lease expired and a dispatcher took it back.
-    TakenBack,
-}
-
-impl RunOutcome {
-    /// The name, as the database has it: `completed` or `taken-back`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::TakenBack => "taken-back",
-        }
-    }
-}
-
-impl fmt::Display for RunOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromSql for RunOutcome {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        let name = value.as_str()?;
-        [Self::Completed, Self::TakenBack]
-            .into_iter()
-            .find(|outcome| outcome.as_str() == name)
-            .ok_or_else(|| FromSqlError::Other(format!("outcome {name:?}").into()))
+stored_name! {
+    /// How a run ended.
+    RunOutcome {
+        /// Its holder completed the task.
+        Completed = "completed",
+        /// Its holder put a result up for review.
+        Submitted = "submitted",
+        /// Its holder blocked the task.
+        Blocked = "blocked",
+        /// Its holder gave it up.
+        Released = "released",
+        /// Its lease expired, or a person took it back.
+        TakenBack = "taken-back",
+        /// Its holder said that it failed, or its process ended without a word.
+        Failed = "failed",
+        /// Its process is gone, and it is not known how it ended.
+        Crashed = "crashed",
+        /// It took longer than it may, or did not extend its lease in time, and was stopped.
+        TimedOut = "timed-out",
+        /// Its process could not be started.
+        SpawnFailed = "spawn-failed",
+        /// Its process was ended from outside: a kill that nobody here sent, a restart of the
+        /// machine, a worker that asked to be tried again later. No failure of the task.
+        Interrupted = "interrupted",
     }
 }
 
@@ -63,7 +50,8 @@ pub struct Run {
     pub token: FencingToken,
     /// Who claimed it.
     pub worker: String,
-    /// When the claim may be taken back, in milliseconds since 1970 on the wall clock.
+    /// When the claim may be taken back, in milliseconds since 1970 on the wall clock as it was
+    /// when the lease was last extended.
     pub lease_until_ms: i64,
     /// How often the lease was extended.
     pub heartbeats: i64,
@@ -75,46 +63,29 @@ pub struct Run {
     pub ended_seq: Option<CommitSeq>,
     /// How it ended; `None`: it is live.
     pub outcome: Option<RunOutcome>,
+    /// The start of the machine that the next two count from.
+    pub boot_id: String,
+    /// When the claim may be taken back, in milliseconds since then.
+    pub lease_until_boot_ms: i64,
+    /// When it was claimed, in milliseconds since then.
+    pub started_boot_ms: i64,
+    /// The process that does the work, if it was told.
+    pub process: Option<Process>,
+    /// The epoch of the dispatcher that started it; `None`: none did.
+    pub epoch: Option<i64>,
+    /// How long it may take.
+    pub max_runtime_ms: Option<i64>,
+    /// What its end was told with.
+    pub summary: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
 }
 
 impl Board {
     /// The runs of a task, by token; none if there is no such task.
     pub fn runs(&self, task: TaskId) -> Result<Vec<Run>> {
-        self.read("list the runs", |conn| {
-            conn.prepare_cached(
-                "SELECT task_id, token, worker, lease_until_ms, heartbeats, started_seq, \
-                 changed_seq, ended_seq, outcome FROM runs WHERE task_id = ? ORDER BY token",
-            )?
-            .query_map([task], run_of)?
-            .collect()
-        })
+        self.read("list the runs", |tx| tx.runs(task))
     }
-}
-
-/// Goes on only if the token is that of the task's live run.
-pub(super) fn require_live(
-    conn: &Connection,
-    task: TaskId,
-    token: FencingToken,
-) -> Result<(), Stop> {
-    conn.prepare_cached("SELECT 1 FROM runs WHERE task_id = ? AND token = ? AND ended_seq IS NULL")?
-        .query_row([task.get(), token.get()], |_| Ok(()))
-        .optional()?
-        .ok_or_else(|| stale(conn, task, token))
-}
-
-fn run_of(row: &Row<'_>) -> rusqlite::Result<Run> {
-    Ok(Run {
-        task: row.get(0)?,
-        token: row.get(1)?,
-        worker: row.get(2)?,
-        lease_until_ms: row.get(3)?,
-        heartbeats: row.get(4)?,
-        started_seq: row.get(5)?,
-        changed_seq: row.get(6)?,
-        ended_seq: row.get(7)?,
-        outcome: row.get(8)?,
-    })
 }
 
 #[cfg(test)]
@@ -153,8 +124,9 @@ mod tests {
 
     #[test]
     fn outcome_has_the_same_name_in_json_and_in_the_database() {
-        for outcome in [RunOutcome::Completed, RunOutcome::TakenBack] {
+        for outcome in RunOutcome::ALL {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+            assert_eq!(RunOutcome::parse(outcome.as_str()), Some(*outcome));
         }
     }
 }

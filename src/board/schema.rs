@@ -17,23 +17,31 @@ use crate::error::{Found, Result, StoreError};
 pub const APPLICATION_ID: i64 = 0x6862_7264;
 
 /// The `user_version` of a board of this format.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = 2;
 
 /// The tables and indexes of a board: the name of each, and the statement that makes it.
 ///
-/// | table     | one row for each                     | its key                               |
-/// |-----------|--------------------------------------|---------------------------------------|
-/// | `commits` | write                                | `seq`: 1, 2, 3, ... without a hole    |
-/// | `tasks`   | task                                 | `id`: 1, 2, 3, ...                    |
-/// | `runs`    | claim that was ever made             | the task, and the token of the claim  |
-/// | `events`  | event                                | `id`: in the order of writing         |
+/// | table           | one row for each            | its key                                    |
+/// |-----------------|-----------------------------|--------------------------------------------|
+/// | `commits`       | write                       | `seq`: 1, 2, 3, ... without a hole         |
+/// | `tasks`         | task                        | `id`: 1, 2, 3, ...                         |
+/// | `links`         | task that waits for another | parent, child                              |
+/// | `runs`          | claim that was ever made    | the task, and the token of the claim       |
+/// | `events`        | event                       | `id`: 1, 2, 3, ... without a hole          |
+/// | `comments`      | comment                     | `id`                                       |
+/// | `attachments`   | file that belongs to a task | `id`                                       |
+/// | `subscriptions` | reader of events            | its name                                   |
+/// | `dispatcher`    | board                       | one row: who dispatches, and the epoch     |
+/// | `horizon`       | board                       | one row: the oldest event that is kept     |
 ///
 /// `commits.rows` is the number of events that the write appended, and `commits.token` is null
-/// for one that was made without a claim. `tasks.fence` is the newest token that was handed out
+/// for one that was made without a claim. `commits.content`, `commits.link` and `events.checksum`
+/// are the chain of [`crate::sqlite::chain`]. `tasks.fence` is the newest token that was handed out
 /// for the task; it only grows. A run is live while its `ended_seq` is null, and a task has one
-/// live run at most, by an index and not by care alone. Times are milliseconds since 1970 on the
-/// wall clock. A `*_seq` column names the commit that wrote it.
-pub const OBJECTS: [(&str, &str); 8] = [
+/// live run at most, by an index and not by care alone. A `*_seq` column names the commit that
+/// wrote it. A `*_ms` column is milliseconds since 1970 on the wall clock, and a `*_boot_ms` one
+/// milliseconds since the start of the machine that the row's `boot_id` names.
+pub const OBJECTS: [(&str, &str); 25] = [
     (
         "commits",
         "CREATE TABLE commits (
@@ -43,7 +51,10 @@ pub const OBJECTS: [(&str, &str); 8] = [
     kind TEXT NOT NULL,
     task_id INTEGER NOT NULL,
     token INTEGER,
-    rows INTEGER NOT NULL
+    rows INTEGER NOT NULL CHECK (rows >= 0),
+    at_ms INTEGER NOT NULL,
+    content INTEGER NOT NULL,
+    link BLOB NOT NULL CHECK (length(link) = 32)
 ) STRICT",
     ),
     (
@@ -52,12 +63,42 @@ pub const OBJECTS: [(&str, &str); 8] = [
     id INTEGER PRIMARY KEY,
     title TEXT NOT NULL,
     priority INTEGER NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('ready', 'running', 'done')),
+    status TEXT NOT NULL CHECK (status IN ('triage', 'todo', 'scheduled', 'ready', 'running',
+        'blocked', 'review', 'done', 'archived')),
     fence INTEGER NOT NULL DEFAULT 0 CHECK (fence >= 0),
     result TEXT,
     created_seq INTEGER NOT NULL,
-    changed_seq INTEGER NOT NULL
+    changed_seq INTEGER NOT NULL,
+    body TEXT NOT NULL DEFAULT '',
+    assignee TEXT,
+    tenant TEXT,
+    created_by TEXT NOT NULL DEFAULT '',
+    idempotency_key TEXT,
+    workspace_kind TEXT NOT NULL DEFAULT 'scratch'
+        CHECK (workspace_kind IN ('scratch', 'worktree', 'dir')),
+    workspace_path TEXT,
+    due_ms INTEGER,
+    reason TEXT,
+    failures INTEGER NOT NULL DEFAULT 0 CHECK (failures >= 0),
+    interruptions INTEGER NOT NULL DEFAULT 0 CHECK (interruptions >= 0),
+    failure_limit INTEGER CHECK (failure_limit > 0),
+    max_runtime_ms INTEGER CHECK (max_runtime_ms > 0),
+    extra TEXT,
+    CHECK ((status = 'scheduled') = (due_ms IS NOT NULL)),
+    CHECK ((status = 'blocked') <= (reason IS NOT NULL)),
+    CHECK ((status = 'done') <= (result IS NOT NULL)),
+    CHECK ((status = 'running') <= (fence > 0))
 ) STRICT",
+    ),
+    (
+        "links",
+        "CREATE TABLE links (
+    parent_id INTEGER NOT NULL REFERENCES tasks (id),
+    child_id INTEGER NOT NULL REFERENCES tasks (id),
+    commit_seq INTEGER NOT NULL,
+    PRIMARY KEY (parent_id, child_id),
+    CHECK (parent_id <> child_id)
+) STRICT, WITHOUT ROWID",
     ),
     (
         "runs",
@@ -70,9 +111,23 @@ pub const OBJECTS: [(&str, &str); 8] = [
     started_seq INTEGER NOT NULL,
     changed_seq INTEGER NOT NULL,
     ended_seq INTEGER,
-    outcome TEXT CHECK (outcome IN ('completed', 'taken-back')),
+    outcome TEXT CHECK (outcome IN ('completed', 'submitted', 'blocked', 'released', 'taken-back',
+        'failed', 'crashed', 'timed-out', 'spawn-failed', 'interrupted')),
+    boot_id TEXT NOT NULL,
+    lease_until_boot_ms INTEGER NOT NULL,
+    started_boot_ms INTEGER NOT NULL,
+    pid INTEGER,
+    pid_started_ticks INTEGER,
+    pid_namespace INTEGER,
+    epoch INTEGER,
+    orphaned INTEGER NOT NULL DEFAULT 0 CHECK (orphaned IN (0, 1)),
+    max_runtime_ms INTEGER CHECK (max_runtime_ms > 0),
+    summary TEXT,
+    error TEXT,
     PRIMARY KEY (task_id, token),
-    CHECK ((ended_seq IS NULL) = (outcome IS NULL))
+    CHECK ((ended_seq IS NULL) = (outcome IS NULL)),
+    CHECK ((pid IS NULL) = (pid_started_ticks IS NULL)),
+    CHECK ((pid IS NULL) = (pid_namespace IS NULL))
 ) STRICT, WITHOUT ROWID",
     ),
     (
@@ -83,16 +138,109 @@ pub const OBJECTS: [(&str, &str); 8] = [
     token INTEGER,
     kind TEXT NOT NULL,
     payload TEXT NOT NULL,
+    commit_seq INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT",
+    ),
+    (
+        "comments",
+        "CREATE TABLE comments (
+    id INTEGER PRIMARY KEY,
+    task_id INTEGER NOT NULL REFERENCES tasks (id),
+    token INTEGER,
+    author TEXT NOT NULL,
+    body TEXT NOT NULL,
     commit_seq INTEGER NOT NULL
 ) STRICT",
     ),
-    ("tasks_ready", "CREATE INDEX tasks_ready ON tasks (priority DESC, id) WHERE status = 'ready'"),
+    (
+        "attachments",
+        "CREATE TABLE attachments (
+    id INTEGER PRIMARY KEY,
+    task_id INTEGER NOT NULL REFERENCES tasks (id),
+    name TEXT NOT NULL,
+    location TEXT NOT NULL,
+    media_type TEXT,
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    digest TEXT,
+    added_by TEXT NOT NULL,
+    commit_seq INTEGER NOT NULL,
+    removed_seq INTEGER
+) STRICT",
+    ),
+    (
+        "subscriptions",
+        "CREATE TABLE subscriptions (
+    name TEXT PRIMARY KEY NOT NULL,
+    task_id INTEGER REFERENCES tasks (id),
+    delivery TEXT NOT NULL CHECK (delivery IN ('at-most-once', 'at-least-once')),
+    target TEXT NOT NULL DEFAULT '',
+    cursor INTEGER NOT NULL CHECK (cursor >= 0),
+    created_seq INTEGER NOT NULL,
+    changed_seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID",
+    ),
+    (
+        "dispatcher",
+        "CREATE TABLE dispatcher (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch INTEGER NOT NULL CHECK (epoch > 0),
+    holder TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    lease_until_ms INTEGER NOT NULL,
+    lease_until_boot_ms INTEGER NOT NULL,
+    pid INTEGER NOT NULL,
+    pid_started_ticks INTEGER NOT NULL,
+    pid_namespace INTEGER NOT NULL,
+    released INTEGER NOT NULL DEFAULT 0 CHECK (released IN (0, 1)),
+    changed_seq INTEGER NOT NULL
+) STRICT",
+    ),
+    (
+        "horizon",
+        "CREATE TABLE horizon (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    first_event_id INTEGER NOT NULL CHECK (first_event_id > 0),
+    changed_seq INTEGER NOT NULL
+) STRICT",
+    ),
+    ("commits_key", "CREATE UNIQUE INDEX commits_key ON commits (session, op)"),
+    (
+        "tasks_ready",
+        "CREATE INDEX tasks_ready ON tasks (priority DESC, id) \
+         WHERE status = 'ready' AND assignee IS NULL",
+    ),
+    (
+        "tasks_ready_for",
+        "CREATE INDEX tasks_ready_for ON tasks (assignee, priority DESC, id) \
+         WHERE status = 'ready' AND assignee IS NOT NULL",
+    ),
+    ("tasks_status", "CREATE INDEX tasks_status ON tasks (status, id)"),
+    ("tasks_due", "CREATE INDEX tasks_due ON tasks (due_ms, id) WHERE due_ms IS NOT NULL"),
+    (
+        "tasks_assignee",
+        "CREATE INDEX tasks_assignee ON tasks (assignee, id) WHERE assignee IS NOT NULL",
+    ),
+    ("tasks_tenant", "CREATE INDEX tasks_tenant ON tasks (tenant, id) WHERE tenant IS NOT NULL"),
+    (
+        "tasks_idempotency",
+        "CREATE UNIQUE INDEX tasks_idempotency ON tasks (idempotency_key) \
+         WHERE idempotency_key IS NOT NULL",
+    ),
+    ("links_child", "CREATE UNIQUE INDEX links_child ON links (child_id, parent_id)"),
     ("runs_live", "CREATE UNIQUE INDEX runs_live ON runs (task_id) WHERE ended_seq IS NULL"),
     (
         "runs_lease",
-        "CREATE INDEX runs_lease ON runs (lease_until_ms, task_id) WHERE ended_seq IS NULL",
+        "CREATE INDEX runs_lease ON runs (boot_id, lease_until_boot_ms, task_id) \
+         WHERE ended_seq IS NULL",
     ),
     ("events_task", "CREATE INDEX events_task ON events (task_id, id)"),
+    ("comments_task", "CREATE INDEX comments_task ON comments (task_id, id)"),
+    ("attachments_task", "CREATE INDEX attachments_task ON attachments (task_id, id)"),
+    (
+        "subscriptions_task",
+        "CREATE INDEX subscriptions_task ON subscriptions (task_id) WHERE task_id IS NOT NULL",
+    ),
 ];
 
 /// What a database is, by its header.
@@ -102,6 +250,11 @@ pub(crate) enum Identity {
     Empty,
     /// Its header is that of a board of this format.
     Board,
+    /// Its header is that of a board of an older format, which can be brought to this one.
+    Older {
+        /// Its `user_version`.
+        format: i64,
+    },
 }
 
 /// Finds out what the database is, by reading alone.
@@ -120,6 +273,9 @@ pub(crate) fn identify(conn: &Connection, path: &Path) -> Result<Identity> {
         }
         Ok((0, 0, 0)) => return Ok(Identity::Empty),
         Ok((APPLICATION_ID, FORMAT, _)) => return Ok(Identity::Board),
+        Ok((APPLICATION_ID, format, _)) if (1..FORMAT).contains(&format) => {
+            return Ok(Identity::Older { format });
+        }
         Ok((APPLICATION_ID, version, _)) => Found::Version { version },
         Ok((id, _, _)) => Found::Application { id },
         Err(source) if source.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
@@ -299,9 +455,9 @@ mod tests {
     fn board_of_a_later_format_is_refused_and_left_as_it_is() {
         let place = Place::new();
         let board = place.board();
-        board.connection().pragma_update(None, "user_version", 2).unwrap();
+        board.connection().pragma_update(None, "user_version", FORMAT + 1).unwrap();
         board.close().unwrap();
-        check_refused(&place, &Found::Version { version: 2 });
+        check_refused(&place, &Found::Version { version: FORMAT + 1 });
     }
 
     #[test]
@@ -371,21 +527,37 @@ mod tests {
 
     #[test]
     fn tables_refuse_what_no_write_of_a_board_puts_there() {
+        const TASK: &str = "INSERT INTO tasks (id, title, priority, status, fence, result, \
+             created_seq, changed_seq, due_ms, reason) VALUES ";
+        const RUN: &str = "INSERT INTO runs (task_id, token, worker, lease_until_ms, started_seq, \
+             changed_seq, ended_seq, outcome, boot_id, lease_until_boot_ms, started_boot_ms, pid) \
+             VALUES ";
+        let task = format!("{TASK} (1, 'x', 0, 'ready', 0, NULL, 1, 1, NULL, NULL)");
         let forbidden = [
-            "INSERT INTO tasks VALUES (1, 'x', 0, 'lost', 0, NULL, 1, 1)",
-            "INSERT INTO tasks VALUES (1, 'x', 0, 'ready', -1, NULL, 1, 1)",
-            "INSERT INTO tasks VALUES (1, 'x', 'high', 'ready', 0, NULL, 1, 1)",
-            "INSERT INTO runs VALUES (9, 1, 'ann', 0, 0, 1, 1, NULL, NULL)",
-            "INSERT INTO events VALUES (1, 9, NULL, 'k', 'p', 1)",
-            "INSERT INTO tasks VALUES (1, 'x', 0, 'ready', 0, NULL, 1, 1); \
-             INSERT INTO runs VALUES (1, 1, 'ann', 0, 0, 1, 1, NULL, 'completed')",
-            "INSERT INTO tasks VALUES (1, 'x', 0, 'ready', 0, NULL, 1, 1); \
-             INSERT INTO runs VALUES (1, 1, 'ann', 0, 0, 1, 1, NULL, NULL); \
-             INSERT INTO runs VALUES (1, 2, 'bob', 0, 0, 1, 1, NULL, NULL)",
+            format!("{TASK} (1, 'x', 0, 'lost', 0, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 0, 'ready', -1, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 'high', 'ready', 0, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 0, 'running', 0, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 0, 'done', 0, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 0, 'blocked', 0, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 0, 'scheduled', 0, NULL, 1, 1, NULL, NULL)"),
+            format!("{TASK} (1, 'x', 0, 'ready', 0, NULL, 1, 1, 5, NULL)"),
+            format!("{RUN} (9, 1, 'ann', 0, 1, 1, NULL, NULL, 'b', 0, 0, NULL)"),
+            "INSERT INTO events VALUES (1, 9, NULL, 'k', 'p', 1, 0)".to_owned(),
+            format!("{task}; {RUN} (1, 1, 'ann', 0, 1, 1, NULL, 'completed', 'b', 0, 0, NULL)"),
+            format!("{task}; {RUN} (1, 1, 'ann', 0, 1, 1, 2, 'lost', 'b', 0, 0, NULL)"),
+            format!("{task}; {RUN} (1, 1, 'ann', 0, 1, 1, NULL, NULL, 'b', 0, 0, 7)"),
+            format!("{task}; {RUN} (1, 0, 'ann', 0, 1, 1, NULL, NULL, 'b', 0, 0, NULL)"),
+            format!(
+                "{task}; {RUN} (1, 1, 'ann', 0, 1, 1, NULL, NULL, 'b', 0, 0, NULL); \
+                 {RUN} (1, 2, 'bob', 0, 1, 1, NULL, NULL, 'b', 0, 0, NULL)"
+            ),
+            format!("{task}; INSERT INTO links VALUES (1, 1, 1)"),
+            format!("{task}; INSERT INTO links VALUES (1, 2, 1)"),
         ];
         for sql in forbidden {
             let board = Place::new().board();
-            let error = board.connection().execute_batch(sql).unwrap_err();
+            let error = board.connection().execute_batch(&sql).unwrap_err();
             assert_eq!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation), "{sql}");
         }
     }

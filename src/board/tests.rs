@@ -4,24 +4,25 @@ use std::env;
 use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
 
 use super::fixture::{HOUR, Place, dump, quick};
 use super::*;
 use crate::error::Outcome;
-use crate::{NewTask, Synchronous};
+use crate::{FencingToken, NewTask, Synchronous, TaskId};
 
-const TASK: NewTask<'_> = NewTask { title: "dig", priority: 0 };
+fn titled() -> NewTask<'static> {
+    NewTask { title: "dig", ..NewTask::default() }
+}
 
 /// Ends the transaction behind the back of its writer, which makes the commit fail as it does
 /// when SQLite has given the transaction up.
 fn lose_the_commit(board: &mut Board, key: OpKey) -> StoreError {
-    board
-        .write(Kind::Create, key, |conn| {
-            let seq = record(conn, Kind::Create, key, TaskId::new(1), None, 0)?;
-            conn.execute_batch("ROLLBACK")?;
-            Ok(((), seq))
-        })
-        .unwrap_err()
+    let failed = board.db.write(None, |conn| -> Result<(), Stop> {
+        conn.execute_batch("ROLLBACK")?;
+        Ok(())
+    });
+    board.explain(failed.unwrap_err(), Kind::Create.deed(), key)
 }
 
 #[test]
@@ -36,7 +37,7 @@ fn first_commit_is_number_one_and_an_empty_board_is_at_zero() {
     let mut place = Place::new();
     let mut board = place.board();
     assert_eq!(board.commit_seq().unwrap(), CommitSeq::new(0));
-    let (_, commit) = board.create_task(place.key(), &TASK).unwrap();
+    let (_, commit) = board.create_task(place.key(), &titled()).unwrap();
     assert_eq!(commit.seq, CommitSeq::new(1));
     assert_eq!(board.commit_seq().unwrap(), CommitSeq::new(1));
 }
@@ -46,7 +47,7 @@ fn refused_write_leaves_no_hole_in_the_commit_numbers() {
     let mut place = Place::new();
     let mut board = place.board();
     assert!(board.complete(place.key(), TaskId::new(9), FencingToken::new(1), "").is_err());
-    let (_, commit) = board.create_task(place.key(), &TASK).unwrap();
+    let (_, commit) = board.create_task(place.key(), &titled()).unwrap();
     assert_eq!(commit.seq, CommitSeq::new(1));
 }
 
@@ -102,7 +103,7 @@ fn processes_that_create_one_board_at_the_same_moment_all_get_it() {
                     start.wait();
                     let mut board = Board::create(path, options).unwrap();
                     let key = Session::new(session).next_key();
-                    board.create_task(key, &TASK).unwrap().1
+                    board.create_task(key, &titled()).unwrap().1
                 });
             }
         });
@@ -116,12 +117,12 @@ fn write_is_refused_as_busy_while_another_connection_holds_the_lock() {
     let mut board = place.board();
     let other = place.board();
     other.connection().execute_batch("BEGIN IMMEDIATE").unwrap();
-    let error = board.create_task(place.key(), &TASK).unwrap_err();
+    let error = board.create_task(place.key(), &titled()).unwrap_err();
     let StoreError::Busy { waited } = error else { panic!("{error:?}") };
     assert!(waited >= Duration::from_millis(40), "{waited:?}");
     assert_eq!(error.outcome(), Outcome::Refused);
     other.connection().execute_batch("ROLLBACK").unwrap();
-    assert_eq!(board.create_task(place.key(), &TASK).unwrap().1.seq, CommitSeq::new(1));
+    assert_eq!(board.create_task(place.key(), &titled()).unwrap().1.seq, CommitSeq::new(1));
 }
 
 #[test]
@@ -143,13 +144,13 @@ fn full_database_refuses_the_write_and_keeps_what_was_there() {
     board.connection().pragma_update(None, "max_page_count", pages).unwrap();
     let before = dump(board.connection());
     let title = "x".repeat(100_000);
-    let task = NewTask { title: &title, priority: 0 };
+    let task = NewTask { title: &title, ..NewTask::default() };
     let error = board.create_task(place.key(), &task).unwrap_err();
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
     assert_eq!(error.outcome(), Outcome::Refused);
     assert!(std::error::Error::source(&error).is_some());
     assert_eq!(dump(board.connection()), before);
-    assert_eq!(board.create_task(place.key(), &TASK).unwrap().1.seq, CommitSeq::new(1));
+    assert_eq!(board.create_task(place.key(), &titled()).unwrap().1.seq, CommitSeq::new(1));
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn connection_is_of_no_use_after_a_write_of_unknown_outcome() {
     lose_the_commit(&mut board, key);
     let token = FencingToken::new(1);
     let errors = [
-        board.create_task(key, &TASK).unwrap_err(),
+        board.create_task(key, &titled()).unwrap_err(),
         board.claim_next(key, "ann", HOUR).unwrap_err(),
         board.claim(key, task, "ann", HOUR).unwrap_err(),
         board.heartbeat(key, task, token, HOUR).unwrap_err(),
@@ -192,6 +193,7 @@ fn connection_is_of_no_use_after_a_write_of_unknown_outcome() {
         assert!(matches!(error, StoreError::Poisoned), "{error:?}");
         assert_eq!(error.outcome(), Outcome::Refused);
     }
+    // One commit, its task, its event and nothing else.
     assert_eq!(dump(place.board().connection()).len(), 3);
 }
 
@@ -204,7 +206,7 @@ fn writer_under_a_limit() {
     let mut session = Session::new(1);
     let error = loop {
         let key = session.next_key();
-        match board.create_task(key, &TASK) {
+        match board.create_task(key, &titled()) {
             Ok(_) => assert!(key.op < 100_000, "the limit is never reached"),
             Err(error) => break error,
         }

@@ -8,6 +8,10 @@
 
 mod answer;
 mod arguments;
+mod dispatch;
+mod perform;
+mod store;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -17,17 +21,19 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
+use crate::board::dispatch::tick::describe;
 use crate::board::{Board, Session};
+use crate::config::Config;
 use crate::error::{Found, StoreError};
 use crate::options::Options;
-use crate::{FencingToken, NewEvent, NewTask, TaskFilter, TaskId};
 use answer::{Answer, one_line};
 use arguments::{Arguments, Command};
+use dispatch::Once;
 
 /// The variable that names the database when `--db` does not.
 pub const DATABASE_VARIABLE: &str = "HARDBOARD_DB";
@@ -133,91 +139,107 @@ fn attempt(
         Err(error) if !error.use_stderr() => return deliver(out, &error.render().to_string()),
         Err(error) => return Err(bad_arguments(&error)),
     };
-    let database = arguments
-        .db
-        .or_else(|| variable(DATABASE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from))
-        .ok_or_else(|| Complaint {
-            exit: Exit::Usage,
-            what: "no database is named".to_owned(),
-            place: format!("--db and {DATABASE_VARIABLE}"),
-            advice: "set one of them",
-        })?;
-    let answer = options
-        .with_overrides(variable)
-        .and_then(|options| perform(arguments.command, &database, &options))
+    if let Command::Completions { shell } = arguments.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "hardboard", &mut script);
+        return deliver(out, &String::from_utf8_lossy(&script));
+    }
+    let nowhere = |error: &StoreError| complaint(error, Path::new("settings"));
+    let config = Config::new(options).load(arguments.config.as_deref(), &variable);
+    let mut config = config.map_err(|error| nowhere(&error))?;
+    let named = variable(DATABASE_VARIABLE).filter(|path| !path.is_empty());
+    let database = arguments.db.or_else(|| named.map(PathBuf::from));
+    if matches!(arguments.command, Command::Options) && database.is_none() {
+        return give(out, Answer::options(&config.effective()), arguments.json, Path::new(""));
+    }
+    let database = database.ok_or_else(no_database)?;
+    if let Command::Dispatch(how) = &arguments.command {
+        return self::dispatch(how, &database, &config, arguments.json, out);
+    }
+    let answer = perform(arguments.command, &database, &mut config, &variable)
         .map_err(|error| complaint(&error, &database))?
-        .ok_or_else(|| Complaint {
-            exit: Exit::Refused,
-            what: "no task is ready".to_owned(),
+        .ok_or_else(|| nothing_ready(&database))?;
+    give(out, answer, arguments.json, &database)
+}
+
+/// Says what was done, and then what failed after that, if anything did.
+fn give(
+    out: &mut impl Write,
+    answer: Answer,
+    json: bool,
+    database: &Path,
+) -> Result<(), Complaint> {
+    deliver(out, &if json { format!("{}\n", answer.json) } else { answer.text })?;
+    answer.then.map_or(Ok(()), |error| Err(complaint(&error, database)))
+}
+
+fn no_database() -> Complaint {
+    Complaint {
+        exit: Exit::Usage,
+        what: "no database is named".to_owned(),
+        place: format!("--db and {DATABASE_VARIABLE}"),
+        advice: "set one of them",
+    }
+}
+
+fn nothing_ready(database: &Path) -> Complaint {
+    Complaint {
+        exit: Exit::Refused,
+        what: "no task is ready".to_owned(),
+        place: database.display().to_string(),
+        advice: "create one, or try again later",
+    }
+}
+
+fn dispatch(
+    how: &arguments::Dispatch,
+    database: &Path,
+    config: &Config,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Complaint> {
+    let told = |error: StoreError| complaint(&error, database);
+    if how.daemon {
+        return dispatch::daemon(how, database, config, json, out).map_err(told);
+    }
+    match dispatch::once(how, database, config).map_err(told)? {
+        Once::Ticked(answer) => give(out, answer, json, database),
+        Once::Theirs(held) => Err(Complaint {
+            exit: Exit::Busy,
+            what: format!("{} dispatches", describe(&held)),
             place: database.display().to_string(),
-            advice: "create one, or try again later",
-        })?;
-    let text = if arguments.json { format!("{}\n", answer.json) } else { answer.text };
-    deliver(out, &text)?;
-    answer.then.map_or(Ok(()), |error| Err(complaint(&error, &database)))
+            advice: "leave it to that one, or try again later",
+        }),
+    }
 }
 
 /// Makes the one call. `None`: there was nothing to claim.
 fn perform(
     command: Command,
     database: &Path,
-    options: &Options,
+    config: &mut Config,
+    variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Option<Answer>, StoreError> {
-    if matches!(command, Command::Init) {
-        let board = Board::create(database, options)?;
-        return Answer::opened(database, &board).map(Some);
-    }
-    let mut board = Board::open(database, options)?;
-    // The board is dropped, not closed: no failure to close may hide what was written.
-    call(command, &mut board)
-}
-
-fn call(command: Command, board: &mut Board) -> Result<Option<Answer>, StoreError> {
     let mut session = new_session();
-    let key = session.next_key();
-    Ok(Some(match command {
-        Command::Init => return Ok(None),
-        Command::Create { title, priority } => {
-            let (task, commit) = board.create_task(key, &NewTask { title: &title, priority })?;
-            Answer::wrote("created", task, &commit)
+    match command {
+        Command::Init => {
+            let board = Board::create(database, &config.options)?;
+            return Answer::opened(database, &board).map(Some);
         }
-        Command::List { status } => Answer::list(&board.tasks(TaskFilter { status })?),
-        Command::Show { task } => {
-            let task = TaskId::new(task);
-            board.at_one_moment(|board| {
-                let row = board.task(task)?.ok_or(StoreError::NoSuchTask { task })?;
-                Ok(Answer::show(&row, &board.runs(task)?, &board.events(task)?))
-            })?
+        Command::Keep(command) => return store::perform(command, database, config).map(Some),
+        Command::Import { from, apply } => {
+            let key = session.next_key();
+            return perform::import(&from, apply, database, config, key).map(Some);
         }
-        Command::Claim { task, worker, lease_ms } => {
-            let lease = Duration::from_millis(lease_ms);
-            let claim = match task {
-                Some(task) => Some(board.claim(key, TaskId::new(task), &worker, lease)?),
-                None => board.claim_next(key, &worker, lease)?,
-            };
-            return Ok(claim.map(|claim| Answer::claimed(&claim)));
-        }
-        Command::Heartbeat { task, token, lease_ms } => {
-            let (task, token) = (TaskId::new(task), FencingToken::new(token));
-            let commit = board.heartbeat(key, task, token, Duration::from_millis(lease_ms))?;
-            Answer::wrote("extended the claim of", task, &commit)
-        }
-        Command::Event { task, kind, payload, token } => {
-            let task = TaskId::new(task);
-            let events: Vec<_> =
-                payload.iter().map(|payload| NewEvent { kind: &kind, payload }).collect();
-            let token = token.map(FencingToken::new);
-            let commit = board.append_events(key, task, token, &events)?;
-            Answer::appended(events.len(), task, &commit)
-        }
-        Command::Complete { task, token, result } => {
-            let (task, token) = (TaskId::new(task), FencingToken::new(token));
-            let commit = board.complete(key, task, token, &result)?;
-            Answer::wrote("completed", task, &commit)
-        }
-        Command::Tick => Answer::ticked(board.tick(&mut session)?),
-        Command::Pragmas => Answer::pragmas(&board.pragmas()?),
-    }))
+        _ => {}
+    }
+    let mut board = Board::open(database, &config.options)?;
+    if board.is_imported()? && config.take_hermes(variable)? {
+        drop(board);
+        board = Board::open(database, &config.options)?;
+    }
+    // The board is dropped, not closed: no failure to close may hide what was written.
+    perform::call(command, &mut board, config, &mut session, variable)
 }
 
 /// A session that no other process had: the time in milliseconds, and the process id for those
@@ -264,10 +286,38 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
         StoreError::Busy { .. } => (Exit::Busy, "try again"),
         StoreError::StaleClaim { .. } => (Exit::Refused, "stop the work on this task"),
         StoreError::NoSuchTask { .. } => (Exit::Refused, "see hardboard list"),
-        StoreError::NotClaimable { .. } => (Exit::Refused, "choose another task"),
+        StoreError::NotClaimable { .. } | StoreError::NotForYou { .. } => {
+            (Exit::Refused, "choose another task")
+        }
+        StoreError::NotAllowed { .. }
+        | StoreError::Cycle { .. }
+        | StoreError::NoSuchLink { .. }
+        | StoreError::NoSuchAttachment { .. }
+        | StoreError::TaskExists { .. }
+        | StoreError::AlreadyWritten { .. } => (Exit::Refused, "see hardboard show"),
+        StoreError::NoSuchSubscription { .. } | StoreError::SubscriptionExists { .. } => {
+            (Exit::Refused, "see hardboard subscribe list")
+        }
+        StoreError::WorkerLives { .. } => (Exit::Refused, "stop the worker first"),
+        StoreError::StaleDispatcher { .. } => (Exit::Refused, "stop this dispatcher"),
+        StoreError::File { .. } => (Exit::Failed, "look at its place and permissions"),
+        StoreError::PlanOutdated { .. } => (Exit::Refused, "make the plan again"),
+        StoreError::Unsound { .. } => (Exit::Damaged, "stop all writers and see hardboard verify"),
+        StoreError::Import { .. } => (Exit::Refused, "see hardboard import --help"),
+        StoreError::Config { .. } => (Exit::Usage, "change the file"),
+        StoreError::Invalid { .. } => (Exit::Usage, "see hardboard --help"),
         StoreError::Full { .. } => (Exit::Failed, "make room, then try again"),
         StoreError::Io { .. } => (Exit::Failed, "look at the disk, then try again"),
         StoreError::Beside { .. } => (Exit::Failed, "see that its directory can be written"),
+        StoreError::Engine { .. } => {
+            (Exit::Failed, "upgrade it, or accept it with HARDBOARD_ACCEPT_ENGINE")
+        }
+        StoreError::Moved { .. } => (Exit::Damaged, "see which file is the right one"),
+        StoreError::RolledBack { .. } => {
+            (Exit::Damaged, "put the right file back, or see hardboard recover --dry-run")
+        }
+        StoreError::Quarantined { .. } => (Exit::Damaged, "see hardboard recover --dry-run"),
+        StoreError::OtherProcess { .. } => (Exit::Failed, "open it in this process"),
         StoreError::BrokenLog { .. } => {
             (Exit::Damaged, "stop all its processes at once, then hardboard recover")
         }
@@ -275,7 +325,9 @@ fn complaint(error: &StoreError, database: &Path) -> Complaint {
             (Exit::Damaged, "stop all writers and keep the file with its -wal and -shm")
         }
         StoreError::Indeterminate { .. } => (Exit::Unknown, "look before writing it again"),
-        StoreError::PragmaRefused { .. } => (Exit::Failed, "put the board on a local disk"),
+        StoreError::Place { .. } | StoreError::PragmaRefused { .. } => {
+            (Exit::Failed, "put the board on a local disk")
+        }
         StoreError::Option { .. } => (Exit::Usage, "change it or unset it"),
         StoreError::Open { .. } => {
             (Exit::Failed, "make one with hardboard init, or name a file that can be written")

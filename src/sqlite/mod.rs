@@ -6,13 +6,22 @@
 //! for each ([`durability`]). [`database::Database`] holds all of it together.
 
 pub mod engine;
+pub mod guard;
 pub(crate) mod backoff;
 pub(crate) mod callback;
 pub mod sidecar;
-pub(crate) mod place;
+pub mod place;
+pub mod chain;
+pub mod anchor;
+pub mod verify;
+pub mod quarantine;
+pub mod recover;
+pub mod backup;
 pub mod durability;
 pub mod checkpoint;
 pub mod database;
 pub mod open;
 pub mod pragma;
 pub mod transaction;
+#[cfg(test)]
+pub(crate) mod fixture;

@@ -6,11 +6,14 @@
 //! In: a connection and a body. Out: what the body gave and a [`Timing`], or a [`Failure`] that
 //! says how far the transaction came. Not here: the meaning of either to a board.
 
+use std::ops::Deref;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
-use crate::error::StoreError;
+use crate::error::{Result as StoreResult, StoreError};
+use crate::sqlite::chain::{Chain, Entry};
 
 /// How long the parts of one transaction took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +74,61 @@ impl<E> Failure<Option<E>> {
             Self::Rollback(source) => Failure::Rollback(source),
             Self::Commit(source) => Failure::Commit(source),
         })
+    }
+}
+
+/// A write that has begun: the connection, with the write lock held.
+#[derive(Clone, Copy, Debug)]
+pub struct Transaction<'a> {
+    conn: &'a Connection,
+    chain: Option<&'a Chain>,
+    path: &'a Path,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(conn: &'a Connection, chain: Option<&'a Chain>, path: &'a Path) -> Self {
+        Self { conn, chain, path }
+    }
+
+    /// The connection. Its lifetime is that of the transaction.
+    #[must_use]
+    pub fn connection(&self) -> &'a Connection {
+        self.conn
+    }
+
+    /// The next entry of the chain that the schema keeps.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::RolledBack`] if a commit is missing that this connection has seen: the
+    /// database was exchanged or rolled back under it. [`StoreError::Sqlite`] if the schema keeps
+    /// no chain; else what SQLite reported.
+    pub fn entry(&self) -> StoreResult<Entry<'a>> {
+        let during = "read the newest commit";
+        let Some(chain) = self.chain else {
+            return Err(StoreError::Sqlite { during, source: rusqlite::Error::InvalidQuery });
+        };
+        let failed = |source| StoreError::refused(source, during, self.path, Duration::ZERO);
+        let before = chain.head(self.conn).map_err(failed)?;
+        let seen = chain.seen.get();
+        let still_there =
+            if before.seq == seen.seq { before == seen } else { before.seq > seen.seq };
+        if !still_there {
+            return Err(StoreError::RolledBack {
+                path: self.path.to_owned(),
+                missing: seen.seq,
+                newest: before.seq,
+            });
+        }
+        Ok(Entry::new(chain, before))
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn
     }
 }
 
@@ -152,6 +210,20 @@ impl Drop for Open<'_> {
 
 fn step(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+/// Whether an error says that the connection, or what it sees, is not to be trusted any more:
+/// I/O that failed, damage, a full disk, what is no database.
+pub(crate) fn is_grave(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::DiskFull
+                | ErrorCode::NotADatabase
+        )
+    )
 }
 
 /// Whether a lock could not be had.

@@ -98,8 +98,10 @@ fn finish(
         scenarios: Vec::new(),
         configs: Vec::new(),
         sweeps: Vec::new(),
+        powers: Vec::new(),
         execs: vec![told],
         schedules: Vec::new(),
+        recommendation: None,
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };
     write_results(&report, place, arguments.junit.as_deref(), exit)
@@ -487,7 +489,7 @@ impl<'a> Session<'a> {
 }
 
 /// A word as it means the same in another directory: what names a file from here, made absolute.
-fn absolute(word: &OsString) -> OsString {
+pub(super) fn absolute(word: &OsString) -> OsString {
     let path = Path::new(word);
     let names_a_file = path.is_relative() && path.components().count() > 1 && path.exists();
     if names_a_file && let Ok(path) = path.canonicalize() {
@@ -497,7 +499,11 @@ fn absolute(word: &OsString) -> OsString {
 }
 
 /// Runs a shell command in `dir`, and gives its exit code.
-fn shell(text: &str, dir: &Path, environment: &[(&str, &OsStr)]) -> Result<i32, CommandError> {
+pub(super) fn shell(
+    text: &str,
+    dir: &Path,
+    environment: &[(&str, &OsStr)],
+) -> Result<i32, CommandError> {
     let status = std::process::Command::new("/bin/sh")
         .args(["-c", text])
         .current_dir(dir)

@@ -117,6 +117,7 @@ fn generation_of(line: &Line) -> Option<u32> {
         Line::Timed(timing) => Some(timing.generation),
         Line::Life(process) => Some(process.generation),
         Line::Killed(receipt) => Some(receipt.generation),
+        Line::Paused(pause) => Some(pause.generation),
         Line::Observed(seen) => Some(seen.generation),
         Line::Header(_) | Line::End(_) => None,
     }

@@ -1,12 +1,15 @@
 //! The commands: each ties the stages together for one purpose.
 
 mod engines;
+mod durability;
 mod error;
 mod exec;
 mod execute;
 mod judge;
 mod place;
+mod power;
 mod progress;
+mod real_fs;
 mod run;
 mod schedule;
 mod sweep;
@@ -17,6 +20,8 @@ pub(crate) use engines::engines;
 pub use error::CommandError;
 pub(crate) use exec::exec;
 pub(crate) use judge::judge;
+pub(crate) use power::power;
+pub(crate) use real_fs::real_fs;
 pub(crate) use run::run;
 pub(crate) use schedule::{replay, shrink};
 pub(crate) use sweep::sweep;

@@ -250,8 +250,10 @@ impl Suite<'_> {
             scenarios: self.reports,
             configs: Vec::new(),
             sweeps: Vec::new(),
+            powers: Vec::new(),
             execs: Vec::new(),
             schedules: Vec::new(),
+            recommendation: None,
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }
     }
@@ -421,6 +423,9 @@ pub(super) fn counts(tally: &Tally) -> Counts {
         lost_acked_ops: tally.lost_acked_ops,
         refused_ops: tally.refused_ops,
         stale_refused_ops: tally.stale_ops,
+        claims: tally.claims,
+        pauses: tally.pauses,
+        pauses_past_lease: tally.pauses_past_lease,
         unknown_ops: tally.unknown_ops,
         unknown_kept_ops: tally.unknown_kept,
         corrupt_cycles: tally.corrupt_cycles,

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::history::Line;
 use crate::oracle::Judge;
 use crate::report::sweep::{PhaseCoverage, SettingSweep, SweepReport, line, table};
-use crate::report::{NOT_SHOWN, Report, SCHEMA, cost, ratio};
+use crate::report::{NOT_SHOWN, Report, cost, ratio};
 use crate::run::machine::{self, Machine};
 use crate::run::sweep::{Blow, Point, Prepared, Range, Strike, exhaustive, prepare, sampled};
 use crate::run::trace::Outcome;
@@ -92,22 +92,12 @@ pub(crate) fn sweep(arguments: &cli::Sweep) -> Result<Exit, CommandError> {
         }
     }
     let exit = Exit::merge(exits);
+    let (engine, machine) = (engine(&versions_of(&reports)), Machine::here(place.work.path()));
     let report = Report {
-        schema: SCHEMA,
-        killpoint: env!("CARGO_PKG_VERSION").to_owned(),
-        command: command.clone(),
-        seed: format!("{seed:#x}"),
-        engine: engine(&versions_of(&reports)),
-        machine: Machine::here(place.work.path()),
-        exit_code: exit.code(),
-        peak_memory_mib: machine::peak_memory_mib(),
         error,
-        scenarios: Vec::new(),
-        configs: Vec::new(),
         sweeps: reports,
-        execs: Vec::new(),
-        schedules: Vec::new(),
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
+        ..Report::of(command.clone(), seed, engine, machine, exit)
     };
     write_results(&report, &mut place, arguments.junit.as_deref(), exit)?;
     if let Some(error) = &report.error {

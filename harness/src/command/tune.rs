@@ -1,9 +1,11 @@
-//! `killpoint tune`: the settings of one scenario side by side.
+//! `killpoint tune`: the settings of one scenario side by side, latency and durability together.
 //!
-//! One lane, so that settings do not disturb each other; a new database for each cycle; settings
+//! Durability first: each setting is recorded once and judged under power cuts (`durability`). Then
+//! latency, untraced, for what is left of the budget. One lane, so that settings do not disturb each other; a new database for each cycle; settings
 //! take turns in rounds, so that a machine that gets slower or faster favours none. The first round
 //! is always whole, and a round that was begun is finished.
 
+use super::durability;
 use super::engines::Choice;
 use super::execute::{Execution, Watch, execute};
 use super::place::Place;
@@ -19,9 +21,13 @@ use crate::history::Line;
 use crate::oracle::CycleJudgement;
 use crate::plan::{CyclePlan, Plan};
 use crate::report::cost::{Config, Cost};
-use crate::report::{NOT_SHOWN, Report, SCHEMA, ScenarioReport, table, text};
+use crate::report::power::PowerSetting;
+use crate::report::tune as advise;
+use crate::report::{Report, ScenarioReport, table, text};
+use crate::run::engine::Engines;
 use crate::run::machine::{self, Machine};
 use crate::scenario::{self, Scenario, builtin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,9 +51,16 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
     let seed = tune.common.seed.unwrap_or_else(fresh_seed);
     let command = command_line(tune, seed);
     say(&format!("seed {seed:#x} · repeat: {command}"));
+    let began = Instant::now();
+    let budget = tune.common.budget.unwrap_or(BUDGET);
+    let machine = Machine::here(place.work.path());
+    let doubts = durability::doubts(place.work.path(), &machine.file_system)?;
+    for doubt in &doubts {
+        say(&format!("warning: {doubt}"));
+    }
+    let power = measure_power(&scenario, &place, &engines, seed, &interrupted)?;
     let plan = Plan::new(&name, &scenario, seed);
     let costs = Costs::new(&scenario);
-    let budget = tune.common.budget.unwrap_or(BUDGET);
     let executed = execute(
         &plan,
         &Execution {
@@ -56,7 +69,7 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
             history: &place.out.join("history.jsonl"),
             evidence: &place.out.join("evidence"),
             ops_max: OPS_MAX,
-            deadline: Some(Instant::now() + budget),
+            deadline: Some(began + budget),
             interrupted: &interrupted,
             engines: &engines,
             given_engine: choice.library.as_deref(),
@@ -64,37 +77,28 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
         },
     )?;
     let scenario_report = scenario_report(&plan, 1, &executed);
-    let exit = if executed.error.is_some() {
-        Exit::Failed
-    } else {
-        Exit::of(scenario_report.as_expected, false, scenario_report.verdict)
-    };
-    let configs = costs.into_configs(&scenario, &scenario_report);
-    show(&configs, tune.common.format)?;
-    say(&text::scenario(&scenario_report));
-    if exit != Exit::AsExpected {
-        for line in text::findings(&scenario_report) {
-            say(&line);
-        }
-    }
+    let mut configs = costs.into_configs(&scenario, &scenario_report);
+    let broken = put_power(&mut configs, &power);
+    let failed = executed.error.is_some();
+    let exit = exit_of(failed, &scenario_report, &broken, interrupted.load(Ordering::Relaxed));
+    let recommendation = advise::recommend(&configs, tune.loss_budget, tune.latency_budget);
+    show(&configs, &recommendation, tune.common.format)?;
+    tell(&scenario_report, &broken, exit);
+    let engine = engine(&loaded_versions(&executed.tally));
     let report = Report {
-        schema: SCHEMA,
-        killpoint: env!("CARGO_PKG_VERSION").to_owned(),
-        command: command.clone(),
-        seed: format!("{seed:#x}"),
-        engine: engine(&loaded_versions(&executed.tally)),
-        machine: Machine::here(place.work.path()),
-        exit_code: exit.code(),
-        peak_memory_mib: machine::peak_memory_mib(),
         error: executed.error.as_ref().map(|error| one_line(error)),
         scenarios: vec![scenario_report],
         configs,
-        sweeps: Vec::new(),
-        execs: Vec::new(),
-        schedules: Vec::new(),
-        not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
+        recommendation: Some(recommendation),
+        not_shown: not_shown(doubts),
+        ..Report::of(command.clone(), seed, engine, machine, exit)
     };
     write_results(&report, &mut place, None, exit)?;
+    if place.named {
+        let path = place.out.join("pareto.svg");
+        std::fs::write(&path, advise::pareto(&report.configs))
+            .map_err(|source| CommandError::Output { path, source })?;
+    }
     if let Some(error) = &report.error {
         say(&format!("killpoint: {error}"));
     }
@@ -102,19 +106,98 @@ pub(crate) fn tune(tune: &Tune) -> Result<Exit, CommandError> {
     Ok(exit)
 }
 
+/// Each row recorded, and judged under power cuts.
+fn measure_power(
+    scenario: &Scenario,
+    place: &Place,
+    engines: &Engines,
+    seed: u64,
+    interrupted: &AtomicBool,
+) -> Result<Vec<PowerSetting>, CommandError> {
+    let progress = Progress::new("power loss", scenario.setting.len() as u64);
+    let mut rows = Vec::new();
+    // What is recorded depends on no disk: in memory no sync is waited for.
+    let memory = tempfile::Builder::new().prefix("killpoint-").tempdir_in("/dev/shm").ok();
+    let dir = memory.as_ref().map_or(place.work.path(), tempfile::TempDir::path);
+    for setting in &scenario.setting {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        let how = (seed, machine::cores());
+        rows.push(durability::measure(scenario, *setting, dir, engines, how, interrupted)?);
+        progress.step();
+    }
+    Ok(rows)
+}
+
+fn tell(report: &ScenarioReport, broken: &[String], exit: Exit) {
+    for text in broken {
+        say(&format!("  broken: {text}"));
+    }
+    say(&text::scenario(report));
+    if exit != Exit::AsExpected {
+        for line in text::findings(report) {
+            say(&line);
+        }
+    }
+}
+
+/// Puts the losses into the rows, and says which promises they break.
+fn put_power(configs: &mut [Config], power: &[PowerSetting]) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (config, power) in configs.iter_mut().zip(power) {
+        durability::put(config, power);
+        broken.extend(durability::broken(config));
+    }
+    broken
+}
+
+fn exit_of(failed: bool, report: &ScenarioReport, broken: &[String], interrupted: bool) -> Exit {
+    let mut exits = vec![if failed {
+        Exit::Failed
+    } else {
+        Exit::of(report.as_expected, false, report.verdict)
+    }];
+    if !broken.is_empty() {
+        exits.push(Exit::Broken);
+    }
+    if interrupted {
+        exits.push(Exit::Inconclusive);
+    }
+    Exit::merge(exits)
+}
+
+fn not_shown(doubts: Vec<String>) -> Vec<String> {
+    let kills = "Latencies are those of this machine, disk and workload while nobody was killed; a \
+                 level that looks cheap here may not be elsewhere.";
+    let loss_ms = "Milliseconds of loss are lost commits at the row's own untraced rate: a quieter \
+                   program loses as many commits and more time.";
+    let profile = "Power loss is that of the profile strict on one recording a row, of about 400 \
+                   commits.";
+    let power = crate::report::power::NOT_SHOWN;
+    doubts
+        .into_iter()
+        .chain([kills, loss_ms, profile].map(str::to_owned))
+        .chain(power.map(str::to_owned))
+        .collect()
+}
+
 fn command_line(tune: &Tune, seed: u64) -> String {
     let mut words = vec!["killpoint tune".to_owned()];
     words.extend(tune.file.iter().map(|file| file.display().to_string()));
+    words.push(format!("--loss-budget {}", tune.loss_budget));
+    words.extend(tune.latency_budget.map(|budget| format!("--latency-budget {budget}")));
     Choice::words(&tune.engine, &mut words);
     common_words(&tune.common, seed, &mut words);
     words.join(" ")
 }
 
-fn show(configs: &[Config], format: Format) -> Result<(), CommandError> {
+fn show(configs: &[Config], recommendation: &str, format: Format) -> Result<(), CommandError> {
     match format {
         Format::Text => {
             let (table, words) = (table::render(configs, false), table::in_words(configs));
-            print(&format!("{table}\n{words}\n"))
+            let durability = table::render_durability(configs, false);
+            print(&format!("{table}\n\n{durability}\n\n{words}\n\n{recommendation}"))
         }
         Format::Jsonl => configs.iter().try_for_each(|config| {
             let line = serde_json::to_string(config)

@@ -7,6 +7,7 @@
 //! | `timed`       | when its cycle is over                | how long opening and writing took |
 //! | `life`        | likewise, one a process               | ledger, settings, exit           |
 //! | `killed`      | likewise, one a kill sent             | the receipt                      |
+//! | `paused`      | likewise, one a pause made            | the receipt                      |
 //! | `observed`    | likewise, last of its cycle           | what recovery gave               |
 //! | `end`         | last                                  | whether the run came to its end  |
 //!
@@ -16,6 +17,7 @@
 //! Not here: any judgement. A line says what was planned or seen, never whether it was right.
 
 pub mod content;
+pub mod power;
 mod file;
 
 pub use file::{HistoryError, Reader, Span, Writer};
@@ -23,6 +25,7 @@ pub use file::{HistoryError, Reader, Span, Writer};
 use crate::plan::{CyclePlan, Moment};
 use crate::scenario::Scenario;
 use content::{CommitRow, EventGroup, RunRow, TaskRow, Totals};
+use hardboard::Durability;
 use killpoint_worker::ledger::{Activity, Effective, Kind, Loaded, Reason, Record as Entry, State};
 use killpoint_worker::wire::{EngineName, Exit, Role};
 use serde::{Deserialize, Serialize};
@@ -44,6 +47,8 @@ pub enum Line {
     Life(Life),
     /// A kill that was sent.
     Killed(Receipt),
+    /// A pause that was made.
+    Paused(Pause),
     /// What recovery gave at the end of a cycle.
     Observed(Box<Observation>),
     /// The run came to its end.
@@ -148,6 +153,8 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Time in them.
     pub checkpoint_ns: u64,
+    /// The longest of them.
+    pub checkpoint_ns_max: u64,
 }
 
 /// One operation: an array on the line, to keep lines short.
@@ -172,17 +179,31 @@ pub struct Op {
     pub total_ns: u64,
     /// In COMMIT, ns.
     pub commit_ns: u64,
+    /// What the acknowledgement promised to survive.
+    pub durability: Durability,
     /// When it was sent, µs after the last connection's opening; 0 if before.
     pub started_us: u64,
 }
 
-type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64, u64);
+type OpColumns = (Kind, State, Reason, u32, i64, i64, i64, u64, u64, Durability, u64);
 
 impl From<OpColumns> for Op {
     fn from(columns: OpColumns) -> Self {
-        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns, started_us) =
+        let (kind, state, reason, rows, task, token, seq, total_ns, commit_ns, durability, us) =
             columns;
-        Self { kind, state, reason, rows, task, token, seq, total_ns, commit_ns, started_us }
+        Self {
+            kind,
+            state,
+            reason,
+            rows,
+            task,
+            token,
+            seq,
+            total_ns,
+            commit_ns,
+            durability,
+            started_us: us,
+        }
     }
 }
 
@@ -198,6 +219,7 @@ impl From<Op> for OpColumns {
             op.seq,
             op.total_ns,
             op.commit_ns,
+            op.durability,
             op.started_us,
         )
     }
@@ -217,6 +239,7 @@ impl Op {
             seq: entry.seq,
             total_ns: entry.total_ns,
             commit_ns: entry.commit_ns,
+            durability: entry.durability,
             started_us: entry.started_ns.saturating_sub(began_ns) / 1_000,
         }
     }
@@ -241,6 +264,30 @@ pub struct Receipt {
     /// When it was sent, µs after the last connection's opening; 0 if before.
     pub at_us: u64,
     /// What the victim was doing when it ended.
+    pub activity: Activity,
+}
+
+/// A pause that was made: what was planned, and what it met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pause {
+    /// Which database.
+    pub generation: u32,
+    /// Which of its cycles.
+    pub cycle: u32,
+    /// Which pause of the cycle's plan, from 0.
+    pub planned: usize,
+    /// The victim's slot.
+    pub slot: usize,
+    /// The task whose claim it held.
+    pub task: i64,
+    /// The token of that claim.
+    pub token: i64,
+    /// When it was stopped, µs after the last connection's opening.
+    pub at_us: u64,
+    /// For how long, µs.
+    pub for_us: u64,
+    /// What it was doing.
     pub activity: Activity,
 }
 

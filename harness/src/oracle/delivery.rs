@@ -6,7 +6,7 @@ use crate::plan::{Ending, Moment, Plan};
 use crate::verdict::{Finding, FindingKind};
 use hardboard::Synchronous;
 use killpoint_worker::ledger::{Activity, Effective};
-use killpoint_worker::wire::{self, Exit, Settings};
+use killpoint_worker::wire::{self, Exit, Journal, Settings};
 
 const SIGKILL: i32 = 9;
 
@@ -53,7 +53,7 @@ fn engine(asked: &wire::Life, seen: &Life) -> Option<String> {
 /// What is not as asked for.
 fn settings(asked: &wire::Life, seen: &Life) -> Option<String> {
     let Effective { synchronous, wal_autocheckpoint, wal, .. } = seen.effective?;
-    let Settings { synchronous: level, wal_autocheckpoint: pages } = asked.settings;
+    let Settings { synchronous: level, wal_autocheckpoint: pages, journal, .. } = asked.settings;
     let number = match level {
         Synchronous::Off => 0,
         Synchronous::Normal => 1,
@@ -72,7 +72,11 @@ fn settings(asked: &wire::Life, seen: &Life) -> Option<String> {
              {pages}"
         ));
     }
-    (!wal).then(|| format!("session {session} did not run in WAL mode"))
+    let asked_wal = journal == Journal::Wal;
+    (wal != asked_wal).then(|| {
+        let not = if wal { "" } else { "not " };
+        format!("session {session} did {not}run in WAL mode, asked for {}", journal.as_str())
+    })
 }
 
 /// What is wrong with a process's end.
@@ -129,6 +133,22 @@ pub(super) fn judge_whole(plan: &Plan, tally: &Tally) -> Vec<Finding> {
                 FindingKind::FaultNotDelivered,
                 format!("none of {sent} kills planned for the moment {name} landed there"),
             );
+        }
+    }
+    // One pause of many may find nobody who holds a claim; how many are needed, `least` says.
+    if tally.pauses == 0 && plan.scenario.pause.count > 0 {
+        lacks(FindingKind::FaultNotDelivered, "no worker was stopped".to_owned());
+    }
+    let least = plan.scenario.least;
+    let asked = [
+        (least.claims, tally.claims, "claims"),
+        (least.stale_refused, tally.stale_ops, "stale writes refused"),
+        (least.pauses_past_lease, tally.pauses_past_lease, "pauses past a lease"),
+    ];
+    for (wanted, seen, what) in asked {
+        if seen < wanted {
+            let detail = format!("{seen} {what}, and {wanted} are to be seen at least");
+            lacks(FindingKind::TooLittleSeen, detail);
         }
     }
     if tally.acked_ops == 0 {

@@ -4,6 +4,7 @@ use crate::history::content::{
     CommitRow, EventGroup, RunRow, TaskRow, Total, Totals, event_digest,
 };
 use crate::history::{Observation, Op};
+use hardboard::Durability;
 use killpoint_worker::content;
 use killpoint_worker::ledger::{Kind, Reason, State};
 
@@ -30,15 +31,14 @@ impl Board {
             Kind::Create => (i64::try_from(self.tasks.len()).unwrap() + 1, 0, 1),
             Kind::Claim => {
                 let ready = self.tasks.iter().find(|task| task.status == "ready")?;
-                (ready.id, ready.fence + 1, 0)
+                (ready.id, ready.fence + 1, 1)
             }
             Kind::Events => match live {
                 Some(index) => (self.runs[index].task, self.runs[index].token, rows),
                 None => (self.tasks.first()?.id, 0, rows),
             },
-            Kind::Heartbeat | Kind::Complete | Kind::TakeBack => {
-                (self.runs[live?].task, self.runs[live?].token, 0)
-            }
+            Kind::Heartbeat => (self.runs[live?].task, self.runs[live?].token, 0),
+            Kind::Complete | Kind::TakeBack => (self.runs[live?].task, self.runs[live?].token, 1),
         };
         self.seq = seq;
         self.commits.push(CommitRow {
@@ -61,6 +61,7 @@ impl Board {
             seq,
             total_ns: 1,
             commit_ns: 1,
+            durability: Durability::Power,
             started_us: seq.unsigned_abs(),
         })
     }
@@ -89,6 +90,8 @@ impl Board {
                 });
             }
             Kind::Claim => {
+                let worker = content::worker(session);
+                self.events.push((task, token, "claimed".to_owned(), worker, seq));
                 let row = self.tasks.iter_mut().find(|row| row.id == task).unwrap();
                 (row.fence, row.status, row.changed_seq) = (token, "running".to_owned(), seq);
                 self.runs.push(RunRow {
@@ -123,6 +126,12 @@ impl Board {
                 let row = self.tasks.iter_mut().find(|row| row.id == task).unwrap();
                 row.changed_seq = seq;
                 row.status = if done { "done" } else { "ready" }.to_owned();
+                let (event, payload) = if done {
+                    ("completed", content::result(session, op))
+                } else {
+                    ("taken-back", content::LEASE_EXPIRED.to_owned())
+                };
+                self.events.push((task, token, event.to_owned(), payload, seq));
                 row.result = done.then(|| content::result(session, op)).or(row.result.take());
             }
         }

@@ -8,6 +8,7 @@
 //! |------------|--------------------------------------------------------------------|
 //! | `ledger`   | acked is there, refused is not, nothing else is, in sending order  |
 //! | `model`    | replayed in commit order, each row is right; no second owner       |
+//! | `power`    | after a power cut: a prefix of the commits, each promise kept       |
 //! | `recovery` | structure, foreign keys, two recoveries alike, checkpoint twice    |
 //! | `delivery` | every fault landed, every setting took, every process ended well   |
 //!
@@ -16,6 +17,7 @@
 mod delivery;
 mod ledger;
 mod model;
+pub mod power;
 mod recovery;
 mod tally;
 #[cfg(test)]
@@ -25,7 +27,7 @@ mod tests;
 
 pub use tally::{MomentTally, Tally};
 
-use crate::history::{Life, Line, Observation, Receipt};
+use crate::history::{Life, Line, Observation, Pause, Receipt};
 use crate::plan::CyclePlan;
 use crate::verdict::{Finding, FindingKind, Verdict};
 use model::Model;
@@ -62,16 +64,19 @@ pub(crate) struct Cycle<'a> {
     pub(crate) plan: &'a CyclePlan,
     pub(crate) lives: Vec<&'a Life>,
     pub(crate) receipts: Vec<&'a Receipt>,
+    pub(crate) pauses: Vec<&'a Pause>,
     pub(crate) seen: Option<&'a Observation>,
 }
 
 impl<'a> Cycle<'a> {
     fn of(plan: &'a CyclePlan, lines: &'a [Line]) -> Self {
-        let mut cycle = Self { plan, lives: Vec::new(), receipts: Vec::new(), seen: None };
+        let mut cycle =
+            Self { plan, lives: Vec::new(), receipts: Vec::new(), pauses: Vec::new(), seen: None };
         for line in lines {
             match line {
                 Line::Life(life) => cycle.lives.push(life),
                 Line::Killed(receipt) => cycle.receipts.push(receipt),
+                Line::Paused(pause) => cycle.pauses.push(pause),
                 Line::Observed(seen) => cycle.seen = Some(seen),
                 Line::Header(_) | Line::Planned(_) | Line::Timed(_) | Line::End(_) => {}
             }

@@ -259,6 +259,15 @@ fn events_of(commit: &CommitRow, payload_bytes: [u32; 2]) -> Total {
         Some(Kind::Create) => {
             total.add(event_digest(task, 0, "created", &content::title(session, op), seq));
         }
+        Some(Kind::Claim) => {
+            total.add(event_digest(task, token, "claimed", &content::worker(session), seq));
+        }
+        Some(Kind::Complete) => {
+            total.add(event_digest(task, token, "completed", &content::result(session, op), seq));
+        }
+        Some(Kind::TakeBack) => {
+            total.add(event_digest(task, token, "taken-back", content::LEASE_EXPIRED, seq));
+        }
         Some(Kind::Events) => {
             // A number from a damaged file must not keep us busy for ever.
             for index in 0..rows.clamp(0, 100_000).unsigned_abs() {

@@ -1,9 +1,10 @@
 //! Counts of what was judged: the weight behind a verdict.
 
 use super::{Cycle, delivery};
+use crate::history::Pause;
 use crate::plan::{Ending, Moment};
 use crate::verdict::{Finding, FindingKind, Verdict};
-use killpoint_worker::ledger::{Activity, Loaded, State};
+use killpoint_worker::ledger::{Activity, Kind, Loaded, State};
 use killpoint_worker::wire::{EngineName, Role};
 use std::collections::BTreeMap;
 
@@ -29,6 +30,12 @@ pub struct Tally {
     pub kills_by_activity: BTreeMap<Activity, u64>,
     /// The same, by the moment that was waited for.
     pub moments: BTreeMap<Moment, MomentTally>,
+    /// Pauses made.
+    pub pauses: u64,
+    /// Of those, in which the stopped worker lost its claim.
+    pub pauses_past_lease: u64,
+    /// Claims acknowledged.
+    pub claims: u64,
     /// Operations acknowledged.
     pub acked_ops: u64,
     /// Of those, absent.
@@ -64,6 +71,9 @@ impl Tally {
             moment.sent += 1;
             moment.landed += u64::from(delivery::landed(receipt));
         }
+        tally.pauses = count(cycle.pauses.iter());
+        tally.pauses_past_lease =
+            count(cycle.pauses.iter().filter(|pause| lost_its_claim(cycle, pause)));
         for life in &cycle.lives {
             if let Some(loaded) = &life.loaded {
                 let key = (life.role, life.engine, loaded.clone());
@@ -71,7 +81,10 @@ impl Tally {
             }
             for op in &life.ops {
                 match op.state {
-                    State::Acked => tally.acked_ops += 1,
+                    State::Acked => {
+                        tally.acked_ops += 1;
+                        tally.claims += u64::from(op.kind == Kind::Claim);
+                    }
                     State::Refused => {
                         tally.refused_ops += 1;
                         let stale = op.reason == killpoint_worker::ledger::Reason::Stale;
@@ -98,6 +111,9 @@ impl Tally {
         self.cycles += more.cycles;
         self.graceful_cycles += more.graceful_cycles;
         self.process_kills += more.process_kills;
+        self.pauses += more.pauses;
+        self.pauses_past_lease += more.pauses_past_lease;
+        self.claims += more.claims;
         self.acked_ops += more.acked_ops;
         self.lost_acked_ops += more.lost_acked_ops;
         self.refused_ops += more.refused_ops;
@@ -122,6 +138,18 @@ impl Tally {
         }
         self.first_loss_us = earlier(self.first_loss_us, more.first_loss_us);
     }
+}
+
+fn count<T>(all: impl Iterator<Item = T>) -> u64 {
+    u64::try_from(all.count()).unwrap_or(u64::MAX)
+}
+
+/// Whether somebody took the claim back that the stopped worker held.
+fn lost_its_claim(cycle: &Cycle<'_>, pause: &Pause) -> bool {
+    cycle.lives.iter().flat_map(|life| &life.ops).any(|op| {
+        (op.kind, op.state) == (Kind::TakeBack, State::Acked)
+            && (op.task, op.token) == (pause.task, pause.token)
+    })
 }
 
 /// The earlier of two times, either of which may never have come.

@@ -6,6 +6,7 @@ use super::*;
 use crate::history::{Counters, Op, Timing};
 use crate::plan::{Ending, KillPlan, Moment, Plan};
 use crate::scenario;
+use hardboard::Durability;
 use killpoint_worker::ledger::{Activity, Effective, Kind, Loaded, Reason, State};
 use killpoint_worker::wire::{EngineName, Exit, Role};
 use proptest::prelude::*;
@@ -53,6 +54,7 @@ impl Legal {
                 seq: 0,
                 total_ns: 1,
                 commit_ns: 0,
+                durability: Durability::Process,
                 started_us: 0,
             }));
         }
@@ -147,6 +149,7 @@ fn lost_acked_write_at_the_end_of_the_order_is_found() {
         |board| {
             // As if the last transaction had never been: the completion.
             board.commits.pop();
+            board.events.pop();
             board.runs[1].changed_seq = 7;
             (board.runs[1].ended_seq, board.runs[1].outcome) = (None, None);
             let task = &mut board.tasks[0];

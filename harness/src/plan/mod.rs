@@ -16,6 +16,7 @@ use crate::scenario::{Kills, Scenario, Setting};
 use killpoint_worker::wire::{Life, Role, Shape};
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// All cycles of one scenario under one seed.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,9 @@ pub struct CyclePlan {
     pub run_us: u64,
     /// Kills on the way, in order of time.
     pub kills: Vec<KillPlan>,
+    /// Pauses on the way, in order of time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<PausePlan>,
     /// How long a kill waits for its moment, even when the cycle would be over, ms.
     pub moment_wait_ms: u32,
     /// False for the canary of the harness: kills are planned and not sent.
@@ -74,6 +78,18 @@ pub struct KillPlan {
     /// The moment to wait for.
     pub moment: Moment,
     /// Slots in order of preference.
+    pub victims: Vec<usize>,
+}
+
+/// One pause that is planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PausePlan {
+    /// Not before this, µs after the last connection's opening.
+    pub at_us: u64,
+    /// How long, µs.
+    pub for_us: u64,
+    /// Slots in order of preference: the first that holds a claim is stopped.
     pub victims: Vec<usize>,
 }
 
@@ -144,6 +160,7 @@ impl Plan {
             cycle,
             setting: generation.setting,
             kills: self.kills(place, &lives, run_us),
+            pauses: self.pauses(place, &lives, run_us),
             moment_wait_ms: self.scenario.kill.wait_ms,
             kills_sent: !self.scenario.kill.not_sent,
             ending: if graceful { Ending::Graceful } else { Ending::Kill },
@@ -165,7 +182,7 @@ impl Plan {
         let mut seeds = self.stream("lives", place);
         let counts = [
             (Role::Dispatcher, w.dispatcher),
-            (Role::Worker, w.worker),
+            (Role::Worker, setting.workers.unwrap_or(w.worker)),
             (Role::Reviewer, w.reviewer),
             (Role::Reader, w.reader),
             (Role::Visitor, w.visitor),
@@ -196,9 +213,11 @@ impl Plan {
                 tasks_ready: w.tasks_ready,
                 heartbeats_per_claim: w.heartbeats_per_claim,
                 events_per_burst: w.events_per_burst,
-                events_per_append: w.events_per_append,
+                events_per_append: setting.events_per_append.unwrap_or(w.events_per_append),
                 payload_bytes: w.payload_bytes,
                 overstays_per_100_claims: w.overstays_per_100_claims,
+                clock_steps_per_100: w.clock_steps_per_100,
+                clock_step_s: w.clock_step_s,
                 pause_us: w.pause_us,
                 checkpoint_pages: 1_000,
                 busy_timeout_ms: w.busy_timeout_ms,
@@ -206,6 +225,8 @@ impl Plan {
             seed,
             script: Vec::new(),
             abandon: false,
+            durability: BTreeMap::new(),
+            ack_fd: None,
             header_check: setting.header_check && role != Role::Visitor,
             untimed: false,
         }
@@ -233,8 +254,41 @@ impl Plan {
                 KillPlan { at_us: when.within([0, latest]).into(), moment, victims }
             })
             .collect();
+        let dispatchers: Vec<usize> = lives
+            .iter()
+            .enumerate()
+            .filter(|(_, life)| life.role == Role::Dispatcher)
+            .map(|(slot, _)| slot)
+            .collect();
+        for _ in 0..self.scenario.kill.dispatcher {
+            let mut victims = dispatchers.clone();
+            victims.shuffle(whom.rng());
+            // Where all of them are gone already, somebody else goes.
+            victims.extend((0..lives.len()).filter(|slot| !dispatchers.contains(slot)));
+            let at_us = when.within([0, latest]).into();
+            kills.push(KillPlan { at_us, moment: Moment::Any, victims });
+        }
         kills.sort_by_key(|kill| kill.at_us);
         kills
+    }
+
+    fn pauses(&self, place: (u32, u32), lives: &[Life], run_us: u64) -> Vec<PausePlan> {
+        let [least, most] = self.scenario.pause.ms;
+        let mut when = self.stream("pause-time", place);
+        let mut whom = self.stream("pause-victim", place);
+        let latest = u32::try_from(run_us).unwrap_or(u32::MAX);
+        let workers = lives.iter().enumerate().filter(|(_, life)| life.role == Role::Worker);
+        let workers: Vec<usize> = workers.map(|(slot, _)| slot).collect();
+        let mut pauses: Vec<PausePlan> = (0..self.scenario.pause.count)
+            .map(|_| {
+                let mut victims = workers.clone();
+                victims.shuffle(whom.rng());
+                let for_us = u64::from(when.within([least, most])) * 1_000;
+                PausePlan { at_us: when.within([0, latest]).into(), for_us, victims }
+            })
+            .collect();
+        pauses.sort_by_key(|pause| pause.at_us);
+        pauses
     }
 
     fn stream(&self, label: &str, (generation, cycle): (u32, u32)) -> Stream {

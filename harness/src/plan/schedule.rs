@@ -159,6 +159,8 @@ fn lives(asked: &Schedules, work: &Work, setting: usize, stream: &mut Stream) ->
             seed: stream.bits(),
             script: (0..work.steps).filter_map(|_| step(work, stream)).collect(),
             abandon: false,
+            durability: std::collections::BTreeMap::new(),
+            ack_fd: None,
             header_check: false,
             untimed: true,
         })
@@ -189,6 +191,8 @@ pub fn shape(work: &Work) -> Shape {
         events_per_append: work.events,
         payload_bytes: work.payload_bytes,
         overstays_per_100_claims: 0,
+        clock_steps_per_100: 0,
+        clock_step_s: 0,
         pause_us: [0, 0],
         checkpoint_pages: 1_000,
         busy_timeout_ms: work.busy_timeout_ms,

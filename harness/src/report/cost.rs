@@ -1,5 +1,6 @@
 //! What each setting costs: latencies, throughput, fsyncs, checkpoints, size of the WAL.
 
+use super::power::Window;
 use super::{Counts, bound};
 use crate::history::Line;
 use crate::scenario::Setting;
@@ -20,6 +21,7 @@ pub struct Cost {
     written_bytes: u64,
     checkpoints: u64,
     checkpoint_ns: u64,
+    checkpoint_ns_max: u64,
     wal_end_max_bytes: u64,
 }
 
@@ -39,6 +41,7 @@ impl Default for Cost {
             written_bytes: 0,
             checkpoints: 0,
             checkpoint_ns: 0,
+            checkpoint_ns_max: 0,
             wal_end_max_bytes: 0,
         }
     }
@@ -50,7 +53,7 @@ fn unreachable_bounds() -> Histogram<u64> {
 }
 
 /// Quantiles of a latency, µs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// The median.
     pub p50: f64,
@@ -63,7 +66,7 @@ pub struct Quantiles {
 }
 
 /// One row of the table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// `off`, `normal`, `full`, `extra`.
     pub synchronous: String,
@@ -99,8 +102,60 @@ pub struct Config {
     pub corrupt: u64,
     /// 95 % upper bound of the share of cycles that a kill damages.
     pub corrupt_share_upper_95: f64,
-    /// What a power cut loses.
+    /// What a power cut loses, in words.
     pub power_loss: String,
+    /// `wal` or `delete`.
+    #[serde(default)]
+    pub journal_mode: String,
+    /// `PRAGMA page_size`; 0 is SQLite's own.
+    #[serde(default)]
+    pub page_bytes: u32,
+    /// Workers, where the row has others than the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// Events of one append, where the row has others than the workload: the transaction's size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_per_append: Option<[u32; 2]>,
+    /// How long checkpoints that wrote a page took: writers that wait for one wait so long.
+    #[serde(default)]
+    pub checkpoint_stall_ms: Stall,
+    /// What power cuts leave of a recorded run with these settings.
+    #[serde(flatten)]
+    pub power: Option<PowerLoss>,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stall {
+    /// On average.
+    pub mean: f64,
+    /// At worst.
+    pub max: f64,
+}
+
+/// What power cuts leave of a recorded run, under the profile `strict`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PowerLoss {
+    /// Different images, each recovered and judged.
+    pub states: u64,
+    /// Cuts judged that left a damaged image.
+    pub corrupt_states: u64,
+    /// Cuts judged that left a sound image that is no prefix of the commits.
+    pub not_a_prefix_states: u64,
+    /// Cuts judged that lost a commit whose acknowledgement promised to survive.
+    pub power_acks_lost: u64,
+    /// 95 % upper bound of the share of images that are damaged or no prefix.
+    pub corrupt_states_share_upper_95: f64,
+    /// Acknowledged commits lost if all that is unsynced is, over cuts after each acknowledgement.
+    pub loss_commits: Window,
+    /// The time in which so many commits are made at the row's own rate, untraced.
+    pub loss_ms: Window,
+    /// Bytes written for the lost commits.
+    pub loss_bytes: Window,
+    /// Nothing was synced in the whole recording: more than was recorded may be lost.
+    pub loss_is_at_least: bool,
+    /// Different images a second and thread.
+    pub states_per_s: f64,
 }
 
 impl Cost {
@@ -115,6 +170,7 @@ impl Cost {
                     self.written_bytes += c.database_bytes + c.log_bytes;
                     self.checkpoints += c.checkpoints;
                     self.checkpoint_ns += c.checkpoint_ns;
+                    self.checkpoint_ns_max = self.checkpoint_ns_max.max(c.checkpoint_ns_max);
                     self.wal_end_max_bytes = self.wal_end_max_bytes.max(c.wal_end_max_bytes);
                     for op in life.ops.iter().filter(|op| op.state == State::Acked) {
                         self.commits += 1;
@@ -125,6 +181,7 @@ impl Cost {
                 Line::Header(_)
                 | Line::Planned(_)
                 | Line::Killed(_)
+                | Line::Paused(_)
                 | Line::Observed(_)
                 | Line::End(_) => {}
             }
@@ -156,6 +213,15 @@ impl Cost {
             corrupt: counts.corrupt_cycles,
             corrupt_share_upper_95: bound::upper_95(counts.corrupt_cycles, counts.cycles),
             power_loss: "not measured".to_owned(),
+            journal_mode: setting.journal_mode.as_str().to_owned(),
+            page_bytes: setting.page_bytes,
+            workers: setting.workers,
+            events_per_append: setting.events_per_append,
+            checkpoint_stall_ms: Stall {
+                mean: round(self.checkpoint_ns as f64 / 1e6 / self.checkpoints.max(1) as f64, 3),
+                max: round(self.checkpoint_ns_max as f64 / 1e6, 3),
+            },
+            power: None,
         }
     }
 }

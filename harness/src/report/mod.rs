@@ -13,12 +13,15 @@ pub mod bound;
 pub mod cost;
 pub mod exec;
 pub mod junit;
+pub mod power;
 pub mod schedule;
 pub mod summary;
 pub mod sweep;
 pub mod table;
 pub mod text;
+pub mod tune;
 
+use crate::exit::Exit;
 use crate::run::machine::Machine;
 use crate::scenario::Expect;
 use crate::verdict::{Finding, Verdict};
@@ -69,13 +72,19 @@ pub struct Report {
     /// One for each sweep file; of `sweep` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sweeps: Vec<sweep::SweepReport>,
+    /// One for each scenario or recording; of `power` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub powers: Vec<power::PowerReport>,
     /// What was run; of `exec` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub execs: Vec<exec::ExecReport>,
     /// One for each scenario of schedules and round.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<schedule::ScheduleReport>,
-    /// [`NOT_SHOWN`].
+    /// What the rows come to; of `tune` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recommendation: Option<String>,
+    /// What the run does not show.
     pub not_shown: Vec<String>,
 }
 
@@ -165,6 +174,15 @@ pub struct Counts {
     pub refused_ops: u64,
     /// Of those, under a claim that was no longer live.
     pub stale_refused_ops: u64,
+    /// Claims acknowledged.
+    #[serde(default)]
+    pub claims: u64,
+    /// Pauses of a worker that held a claim.
+    #[serde(default)]
+    pub pauses: u64,
+    /// Of those, in which it lost its claim.
+    #[serde(default)]
+    pub pauses_past_lease: u64,
     /// Operations in flight at a kill.
     pub unknown_ops: u64,
     /// Of those, there.
@@ -243,6 +261,30 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Report {
+    /// The report of a command that has nothing to report yet.
+    #[must_use]
+    pub fn of(command: String, seed: u64, engine: Engine, machine: Machine, exit: Exit) -> Self {
+        Self {
+            schema: SCHEMA,
+            killpoint: env!("CARGO_PKG_VERSION").to_owned(),
+            command,
+            seed: format!("{seed:#x}"),
+            engine,
+            machine,
+            exit_code: exit.code(),
+            peak_memory_mib: crate::run::machine::peak_memory_mib(),
+            error: None,
+            scenarios: Vec::new(),
+            configs: Vec::new(),
+            sweeps: Vec::new(),
+            powers: Vec::new(),
+            execs: Vec::new(),
+            schedules: Vec::new(),
+            recommendation: None,
+            not_shown: Vec::new(),
+        }
+    }
+
     /// The file's text.
     ///
     /// # Errors

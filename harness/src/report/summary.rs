@@ -1,6 +1,6 @@
 //! `SUMMARY.md`: a report for a person who opens the folder a year later.
 
-use super::{Counts, Report, ScenarioReport, SettingReport, bound, sweep, table};
+use super::{Counts, Report, ScenarioReport, SettingReport, bound, power, sweep, table};
 use crate::scenario::Expect;
 use crate::verdict::Verdict;
 
@@ -36,6 +36,9 @@ pub fn render(report: &Report) -> String {
     for sweep in &report.sweeps {
         line(format_args!("{}", sweep::markdown(sweep)));
     }
+    for power in &report.powers {
+        line(format_args!("{}", power::markdown(power)));
+    }
     for exec in &report.execs {
         line(format_args!("{}", exec.markdown()));
     }
@@ -45,7 +48,11 @@ pub fn render(report: &Report) -> String {
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));
         line(format_args!("{}\n", table::render(&report.configs, true)));
+        line(format_args!("{}\n", table::render_durability(&report.configs, true)));
         line(format_args!("{}", table::in_words(&report.configs)));
+        if let Some(text) = &report.recommendation {
+            line(format_args!("\n```text\n{}\n```\n\n`pareto.svg` shows both.", text.trim_end()));
+        }
     }
     line(format_args!("\n## What this does not show\n"));
     for text in &report.not_shown {

@@ -1,37 +1,66 @@
 //! The table of `tune`, and what it shows in words.
 
-use super::bound;
 use super::cost::Config;
+use super::{bound, tune};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-const HEADER: [&str; 15] = [
-    "synchronous",
-    "autockpt",
+const COST: [&str; 14] = [
+    "setting",
     "p50 µs",
     "p99 µs",
     "p99.9 µs",
     "max µs",
     "commits/s",
     "fsync/commit",
+    "bytes/commit",
     "ckpts",
     "ckpt time",
+    "stall ms: mean",
+    "max",
     "WAL max",
-    "cycles killed",
-    "acked",
-    "lost to kills",
-    "corrupt",
+    "loss at worst",
 ];
 
-/// The rows as text; `markdown` for a file, boxes for a terminal.
+/// What each row costs, as text; `markdown` for a file, boxes for a terminal.
 #[must_use]
 pub fn render(configs: &[Config], markdown: bool) -> String {
+    table(&COST, configs.iter().map(cells), markdown)
+}
+
+const DURABILITY: [&str; 13] = [
+    "setting",
+    "power cut: images",
+    "corrupt",
+    "no prefix",
+    "loss, commits: mean",
+    "p99",
+    "max",
+    "loss, ms: mean",
+    "p99",
+    "max",
+    "cycles killed",
+    "lost to kills",
+    "corrupt by kills",
+];
+
+/// What each row can lose, likewise.
+#[must_use]
+pub fn render_durability(configs: &[Config], markdown: bool) -> String {
+    table(&DURABILITY, configs.iter().map(losses), markdown)
+}
+
+fn table(
+    header: &[&'static str],
+    rows: impl Iterator<Item = Vec<String>>,
+    markdown: bool,
+) -> String {
     let mut table = Table::new();
     table
         .load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::UTF8_FULL_CONDENSED })
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(HEADER.iter().copied().chain(["power loss"]));
-    for config in configs {
-        table.add_row(cells(config));
+        .set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -40,32 +69,46 @@ pub fn render(configs: &[Config], markdown: bool) -> String {
 }
 
 fn cells(c: &Config) -> Vec<String> {
-    let autocheckpoint = if c.checkpoint_owner {
-        format!("{} + owner", c.wal_autocheckpoint)
-    } else {
-        c.wal_autocheckpoint.to_string()
-    };
-    let zero = |count: u64, bound_95: f64| {
-        if count == 0 { format!("0 ({})", bound::text(bound_95)) } else { count.to_string() }
-    };
     vec![
-        c.synchronous.clone(),
-        autocheckpoint,
+        tune::name(c),
         format!("{:.0}", c.commit_us.p50),
         format!("{:.0}", c.commit_us.p99),
         format!("{:.0}", c.commit_us.p999),
         format!("{:.0}", c.commit_us.max),
         format!("{:.0}", c.commits_per_s),
         format!("{:.3}", c.fsyncs_per_commit),
+        format!("{:.0}", c.bytes_per_commit),
         c.checkpoints.to_string(),
         format!("{:.1} %", c.checkpoint_time_share * 100.0),
+        format!("{:.2}", c.checkpoint_stall_ms.mean),
+        format!("{:.1}", c.checkpoint_stall_ms.max),
         mebibytes(c.wal_high_water_bytes),
-        c.cycles_killed.to_string(),
-        c.acked.to_string(),
-        zero(c.lost, c.lost_share_upper_95),
-        zero(c.corrupt, c.corrupt_share_upper_95),
         c.power_loss.clone(),
     ]
+}
+
+fn losses(c: &Config) -> Vec<String> {
+    let zero = |count: u64, bound_95: f64| {
+        if count == 0 { format!("0 ({})", bound::text(bound_95)) } else { count.to_string() }
+    };
+    let mut row = vec![tune::name(c)];
+    match &c.power {
+        None => row.extend(std::iter::repeat_n("not measured".to_owned(), 9)),
+        Some(loss) => {
+            let more = if loss.loss_is_at_least { "≥ " } else { "" };
+            row.push(loss.states.to_string());
+            row.push(zero(loss.corrupt_states, loss.corrupt_states_share_upper_95));
+            row.push(zero(loss.not_a_prefix_states, loss.corrupt_states_share_upper_95));
+            let (commits, ms) = (loss.loss_commits, loss.loss_ms);
+            row.push(format!("{more}{:.1}", commits.mean));
+            row.extend([commits.p99, commits.max].map(|n| format!("{more}{n:.0}")));
+            row.extend([ms.mean, ms.p99, ms.max].map(|n| format!("{more}{n:.1}")));
+        }
+    }
+    row.push(c.cycles_killed.to_string());
+    row.push(zero(c.lost, c.lost_share_upper_95));
+    row.push(zero(c.corrupt, c.corrupt_share_upper_95));
+    row
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for a reader")]
@@ -92,9 +135,12 @@ pub fn in_words(configs: &[Config]) -> String {
         )
     };
     format!(
-        "{kills}\nWhat tells the levels apart is power loss, and that is not yet measured here: \
-         choose between OFF, NORMAL and FULL by what a power cut may cost, not by this table's \
-         zeros. In WAL mode EXTRA does what FULL does.\nLatency is that of COMMIT, an automatic \
-         checkpoint included; a bound in brackets is the 95 % upper bound of the share."
+        "{kills}\nPower cuts tell them apart: each row was recorded and every image judged is one \
+         that a cut could leave (profile strict). *Loss* is what was acknowledged and is gone if \
+         all that was unsynced is, over cuts after each acknowledgement; its milliseconds are \
+         those in which so many commits are made at the row's own rate. In WAL mode EXTRA does \
+         what FULL does; with a rollback journal FULL may lose the last commit and EXTRA not.\n\
+         Latency is that of COMMIT, untraced, an automatic checkpoint included; a stall is one \
+         checkpoint that wrote a page; a bound in brackets is the 95 % upper bound of the share."
     )
 }

@@ -21,9 +21,15 @@ pub fn scenario(s: &ScenarioReport) -> String {
         crate::scenario::Expect::Pass => String::new(),
         _ => format!(" ({})", s.expect.describe()),
     };
+    let pauses = if c.pauses > 0 {
+        let (pauses, past) = (c.pauses, c.pauses_past_lease);
+        format!(" · {} claims · {pauses} pauses, {past} past a lease", c.claims)
+    } else {
+        String::new()
+    };
     format!(
         "{:<34} {word}{expected}   {} cycles · {} kills, {:.0} % in a transaction or commit · {} \
-         acked · {} lost · {} unknown ({} kept) · {} stale refused   \
+         acked · {} lost · {} unknown ({} kept) · {} stale refused{pauses}   \
          {seconds:.1} s, {:.0} cycles/s",
         s.name,
         c.cycles,

@@ -11,7 +11,9 @@ pub mod engine;
 mod error;
 pub mod exec;
 mod kill;
+mod pause;
 pub mod machine;
+pub mod power;
 mod probe;
 pub mod schedule;
 mod supervise;
@@ -128,7 +130,7 @@ impl Lane {
         let from = Instant::now();
         let order = wire::Cycle { database: file, lives: plan.lives.clone() };
         let children = self.crew.fork(&order)?;
-        let Played { receipts, timing, began_ns } = self.play(plan, &children)?;
+        let Played { receipts, pauses, timing, began_ns } = self.play(plan, &children)?;
         let deadline = Duration::from_millis(plan.deadline_ms.into());
         let hung = Self::await_exits(&children, deadline)?;
         let exits = self.crew.reap()?;
@@ -143,6 +145,7 @@ impl Lane {
             receipt.activity = self.crew.ledger().slot(receipt.slot).activity();
             lines.push(Line::Killed(receipt));
         }
+        lines.extend(pauses.into_iter().map(Line::Paused));
         // Then it is the disk that is told of, not the store.
         let ledger = self.crew.ledger();
         if let Some(slot) = (0..exits.len()).find(|slot| ledger.slot(*slot).no_space()) {
@@ -168,9 +171,15 @@ impl Lane {
         });
         let began_ns = killpoint_worker::ledger::now_ns();
         let mut killer = kill::Killer::new(plan, children, ledger);
-        killer.kill_on_the_way()?;
+        let began = killer.began();
+        let (sent, pauses) = std::thread::scope(|scope| {
+            let pauser = scope.spawn(|| pause::pause_on_the_way(plan, children, ledger, began));
+            let sent = killer.kill_on_the_way();
+            (sent, pauser.join().unwrap_or_default())
+        });
+        sent?;
         let over = || killer.nothing_to_wait_for();
-        wait::until_time(killer.began() + Duration::from_micros(plan.run_us), over);
+        wait::until_time(began + Duration::from_micros(plan.run_us), over);
         let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let timing = Timing {
             generation: plan.generation,
@@ -192,7 +201,7 @@ impl Lane {
                 ledger.slot(slot).drain();
             }
         }
-        Ok(Played { receipts: killer.into_receipts(), timing, began_ns })
+        Ok(Played { receipts: killer.into_receipts(), pauses, timing, began_ns })
     }
 
     /// Waits for every child to end; kills those that do not, and gives their slots.
@@ -214,6 +223,7 @@ impl Lane {
 /// What came of the time between opening and ending.
 struct Played {
     receipts: Vec<Receipt>,
+    pauses: Vec<crate::history::Pause>,
     timing: Timing,
     /// When the last connection was open, ns of the monotonic clock.
     began_ns: u64,
@@ -272,6 +282,7 @@ fn counters(slot: &Slot) -> Counters {
         wal_end_max_bytes: read(&c.wal_end_max),
         checkpoints: read(&c.checkpoints),
         checkpoint_ns: read(&c.checkpoint_ns),
+        checkpoint_ns_max: read(&c.checkpoint_ns_max),
     }
 }
 

@@ -50,7 +50,8 @@ impl Probe {
     /// Recovers two copies and reads the first.
     pub(super) fn observe(&mut self, generation: u32, cycle: u32) -> Result<Observation, RunError> {
         let sizes = self.copy()?;
-        let mut seen = self.nothing_yet(generation, cycle, sizes);
+        let mut seen = self.nothing_yet(generation, cycle);
+        [seen.database_bytes, seen.wal_bytes] = sizes;
         if let Err(stop) = self.recover(&mut seen) {
             match stop {
                 Stop::Run(error) => return Err(error),
@@ -74,27 +75,6 @@ impl Probe {
         Ok(seen)
     }
 
-    fn nothing_yet(&self, generation: u32, cycle: u32, sizes: [u64; 2]) -> Observation {
-        Observation {
-            generation,
-            cycle,
-            database_bytes: sizes[0],
-            wal_bytes: sizes[1],
-            unreadable: None,
-            integrity: Vec::new(),
-            foreign_keys: Vec::new(),
-            first_file: String::new(),
-            first_file_again: String::new(),
-            second_file: String::new(),
-            since: self.seen.seq,
-            totals: Totals::default(),
-            commits: Vec::new(),
-            events: Vec::new(),
-            tasks: Vec::new(),
-            runs: Vec::new(),
-        }
-    }
-
     /// Knows what another look at the same database gave.
     pub(super) fn has_seen(&mut self, seen: &Observation) {
         self.seen = Seen {
@@ -106,8 +86,12 @@ impl Probe {
 
     /// Opens the file itself, which nobody uses any more, and reads it: one recovery in place of
     /// three. Its digests are left empty, since nothing is compared.
-    pub(super) fn look(&mut self, generation: u32, cycle: u32) -> Result<Observation, RunError> {
-        let mut seen = self.nothing_yet(generation, cycle, [0, 0]);
+    pub(super) fn look_at_file(
+        &mut self,
+        generation: u32,
+        cycle: u32,
+    ) -> Result<Observation, RunError> {
+        let mut seen = self.nothing_yet(generation, cycle);
         let mut read = || -> Result<(), Stop> {
             let conn = open(&self.file)?;
             self.read(&conn, &mut seen)?;
@@ -127,6 +111,43 @@ impl Probe {
     fn copy(&self) -> Result<[u64; 2], RunError> {
         copy_with_log(&self.file, &self.copies[0])?;
         copy_with_log(&self.file, &self.copies[1])
+    }
+
+    /// Reads a connection in place of the files; what two copies of files would show is left out.
+    pub(super) fn look(
+        &mut self,
+        conn: &Connection,
+        generation: u32,
+        cycle: u32,
+    ) -> Result<Observation, RunError> {
+        let mut seen = self.nothing_yet(generation, cycle);
+        match self.read(conn, &mut seen) {
+            Ok(()) => {}
+            Err(Stop::Run(error)) => return Err(error),
+            Err(Stop::Sqlite(error)) => seen.unreadable = Some(error.to_string()),
+        }
+        Ok(seen)
+    }
+
+    fn nothing_yet(&self, generation: u32, cycle: u32) -> Observation {
+        Observation {
+            generation,
+            cycle,
+            database_bytes: 0,
+            wal_bytes: 0,
+            unreadable: None,
+            integrity: Vec::new(),
+            foreign_keys: Vec::new(),
+            first_file: String::new(),
+            first_file_again: String::new(),
+            second_file: String::new(),
+            since: self.seen.seq,
+            totals: Totals::default(),
+            commits: Vec::new(),
+            events: Vec::new(),
+            tasks: Vec::new(),
+            runs: Vec::new(),
+        }
     }
 
     fn recover(&mut self, seen: &mut Observation) -> Result<(), Stop> {

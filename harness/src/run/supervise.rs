@@ -124,6 +124,16 @@ impl Child {
         }
     }
 
+    /// Stops it; that it is gone already is no error.
+    pub(super) fn stop(&self) {
+        pidfd_send_signal(&self.pidfd, Signal::STOP).ok();
+    }
+
+    /// Lets it go on; that it is gone already is no error.
+    pub(super) fn go_on(&self) {
+        pidfd_send_signal(&self.pidfd, Signal::CONT).ok();
+    }
+
     /// Whether it has ended.
     pub(super) fn is_gone(&self) -> bool {
         self.await_exit(Instant::now()).unwrap_or(false)

@@ -1,5 +1,6 @@
 //! Scenarios that the command carries with it, so that its controls are there wherever it runs.
 
+use super::power::{self, Power};
 use super::{Scenario, ScenarioError, parse};
 
 /// A file of `scenarios/`, by its name there without the ending.
@@ -26,6 +27,8 @@ pub const CANARIES: &[Builtin] = builtin![
     "canary/split-transaction",
     "canary/no-fencing",
     "canary/double-claim",
+    "canary/fire-without-fencing-owners",
+    "canary/fire-without-fencing-writes",
     "canary/refused-but-applied",
     "canary/alien-write",
     "canary/orphan-event",
@@ -42,12 +45,27 @@ pub const TUNE: Builtin = builtin!["tune/matrix"][0];
 pub const REPORTS: &[Builtin] = builtin![
     "reports/heartbeat-reclaim",
     "reports/heartbeat-reclaim-plain",
+    "reports/leases-under-fire",
     "reports/burst-create",
     "reports/header-check",
     "reports/mixed-engines",
 ];
 
+/// The controls of power loss: each must give the finding that it states.
+pub const POWER_CANARIES: &[Builtin] = builtin![
+    "power/canary-off",
+    "power/canary-lying-disk",
+    "power/canary-no-wal-sync",
+    "power/canary-no-directory-sync",
+    "power/canary-power-by-normal",
+];
+
 impl Builtin {
+    /// The power scenario in it.
+    pub fn load_power(&self) -> Result<Power, ScenarioError> {
+        power::parse(&format!("scenarios/{}.toml", self.name), self.text)
+    }
+
     /// The scenario in it.
     pub fn load(&self) -> Result<Scenario, ScenarioError> {
         parse(&format!("scenarios/{}.toml", self.name), self.text)

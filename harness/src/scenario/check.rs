@@ -3,6 +3,7 @@
 use super::{FORMAT, Scenario};
 use killpoint_worker::ledger::SLOTS;
 use killpoint_worker::wire::EngineName;
+use killpoint_worker::wire::{Journal, Target};
 
 /// A value that cannot be.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,13 +62,15 @@ fn check_workload(scenario: &Scenario) -> Result<(), Complaint> {
     for (path, range, least, most) in ranges {
         check_range(path, range, least, most)?;
     }
-    let numbers: [(&'static [&'static str], u32, u32, u32); 6] = [
+    let numbers: [(&'static [&'static str], u32, u32, u32); 8] = [
         (&["workload", "lease-ms"], w.lease_ms, 1, 600_000),
         (&["workload", "tasks-ready"], w.tasks_ready, 1, 10_000),
         (&["workload", "heartbeats-per-claim"], w.heartbeats_per_claim, 0, 10_000),
         (&["workload", "events-per-burst"], w.events_per_burst, 1, 100_000),
         (&["workload", "overstays-per-100-claims"], w.overstays_per_100_claims, 0, 100),
         (&["workload", "busy-timeout-ms"], w.busy_timeout_ms, 1, 600_000),
+        (&["workload", "clock-steps-per-100"], w.clock_steps_per_100, 0, 100),
+        (&["workload", "clock-step-s"], w.clock_step_s, 1, 100_000_000),
     ];
     for (path, number, least, most) in numbers {
         check_number(path, number, least, most)?;
@@ -90,7 +93,31 @@ fn check_settings(scenario: &Scenario) -> Result<(), Complaint> {
     }
     for setting in &scenario.setting {
         check_number(&["setting", "wal-autocheckpoint"], setting.wal_autocheckpoint, 0, 1_000_000)?;
-        if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner {
+        let delete = setting.journal_mode == Journal::Delete;
+        let target = setting.target.unwrap_or(scenario.workload.target);
+        if target == Target::Hardboard && (delete || setting.page_bytes > 0) {
+            return Err(Complaint {
+                path: &["setting"],
+                text: "hardboard has WAL and SQLite's own page size: take target = \"baseline\""
+                    .to_owned(),
+            });
+        }
+        if setting.page_bytes > 0
+            && !(setting.page_bytes.is_power_of_two()
+                && (512..=65_536).contains(&setting.page_bytes))
+        {
+            return Err(Complaint {
+                path: &["setting", "page-bytes"],
+                text: format!("{} is no power of two from 512 to 65536", setting.page_bytes),
+            });
+        }
+        if let Some(events) = setting.events_per_append {
+            check_range(&["setting", "events-per-append"], events, 1, 1_000)?;
+        }
+        if let Some(workers) = setting.workers {
+            check_number(&["setting", "workers"], workers, 1, 32)?;
+        }
+        if setting.wal_autocheckpoint == 0 && !setting.checkpoint_owner && !delete {
             return Err(Complaint {
                 path: &["setting"],
                 text: "wal-autocheckpoint = 0 lets the WAL grow without end: add \
@@ -109,9 +136,17 @@ fn check_cycles(scenario: &Scenario) -> Result<(), Complaint> {
     check_number(&["cycles", "graceful-every"], c.graceful_every, 0, 10_000)?;
     check_number(&["cycles", "deadline-ms"], c.deadline_ms, 1, 3_600_000)?;
     check_range(&["cycles", "run-ms"], c.run_ms, 0, 600_000)?;
+    check_number(&["pause", "count"], scenario.pause.count, 0, 1_000)?;
+    check_range(&["pause", "ms"], scenario.pause.ms, 1, 600_000)?;
+    check_number(
+        &["kill", "dispatcher"],
+        scenario.kill.dispatcher,
+        0,
+        scenario.writers.dispatcher,
+    )?;
     let k = &scenario.kill;
     check_number(&["kill", "wait-ms"], k.wait_ms, 0, 60_000)?;
-    let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back];
+    let kills = [k.any_moment, k.transaction, k.commit, k.checkpoint, k.taken_back, k.dispatcher];
     let asked: u64 = kills.iter().map(|count| u64::from(*count)).sum();
     let w = &scenario.writers;
     let victims = u64::from(w.dispatcher)

@@ -9,6 +9,7 @@
 pub mod builtin;
 mod check;
 mod load;
+pub mod power;
 pub mod schedule;
 pub mod sweep;
 
@@ -16,7 +17,7 @@ pub use load::{ScenarioError, load, parse};
 
 use crate::verdict::{FindingKind, Verdict};
 use hardboard::Synchronous;
-use killpoint_worker::wire::{EngineName, Role, Settings, Target};
+use killpoint_worker::wire::{EngineName, Journal, Role, Settings, Target};
 use serde::{Deserialize, Serialize};
 
 /// The format that this version reads.
@@ -51,6 +52,12 @@ pub struct Scenario {
     /// Who is killed when.
     #[serde(default)]
     pub kill: Kills,
+    /// Who is stopped, and for how long.
+    #[serde(default)]
+    pub pause: Pauses,
+    /// What must be seen before a pass is one.
+    #[serde(default)]
+    pub least: Least,
 }
 
 /// The verdict that a scenario is to give.
@@ -124,6 +131,11 @@ pub struct Workload {
     pub payload_bytes: [u32; 2],
     /// Of 100 claims, how many a worker holds on to after its lease has run out.
     pub overstays_per_100_claims: u32,
+    /// Of 100 claims, and of 100 operations of a dispatcher, how many are followed by a step of the
+    /// wall clock of that process, forward or back.
+    pub clock_steps_per_100: u32,
+    /// How far the wall clock steps, s.
+    pub clock_step_s: u32,
     /// Pause between two operations, µs, least and most.
     pub pause_us: [u32; 2],
     /// How long a connection waits for a lock before it reports busy, ms.
@@ -141,6 +153,8 @@ impl Default for Workload {
             events_per_append: [1, 6],
             payload_bytes: [20, 160],
             overstays_per_100_claims: 10,
+            clock_steps_per_100: 0,
+            clock_step_s: 3_600,
             pause_us: [0, 0],
             busy_timeout_ms: 5_000,
         }
@@ -158,6 +172,18 @@ pub struct Setting {
     /// Whether one more process owns the checkpoints. Needed where `wal-autocheckpoint` is 0.
     #[serde(default)]
     pub checkpoint_owner: bool,
+    /// `PRAGMA journal_mode`. The hardened store knows WAL only.
+    #[serde(default)]
+    pub journal_mode: Journal,
+    /// `PRAGMA page_size`, bytes; 0 is SQLite's own choice. Not for the hardened store.
+    #[serde(default)]
+    pub page_bytes: u32,
+    /// Workers, if not as many as the scenario has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// Events of one append, least and most, if not the workload's: the size of transactions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_per_append: Option<[u32; 2]>,
     /// Through which store, if not the workload's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
@@ -260,13 +286,31 @@ impl Setting {
     /// What each connection is asked for.
     #[must_use]
     pub fn connection(self) -> Settings {
-        Settings { synchronous: self.synchronous, wal_autocheckpoint: self.wal_autocheckpoint }
+        Settings {
+            synchronous: self.synchronous,
+            wal_autocheckpoint: self.wal_autocheckpoint,
+            journal: self.journal_mode,
+            page_bytes: self.page_bytes,
+        }
     }
 
     /// A short name, `full+100`, with all that sets it apart.
     #[must_use]
     pub fn name(self) -> String {
-        let mut name = format!("{}+{}", self.synchronous.as_str(), self.wal_autocheckpoint);
+        let level = self.synchronous.as_str();
+        let mut name = match self.journal_mode {
+            Journal::Wal => format!("{level}+{}", self.wal_autocheckpoint),
+            Journal::Delete => format!("{level}+delete"),
+        };
+        if self.page_bytes > 0 {
+            name = format!("{name}+page{}", self.page_bytes);
+        }
+        if let Some(workers) = self.workers {
+            name = format!("{name} {workers} workers");
+        }
+        if let Some([least, most]) = self.events_per_append {
+            name = format!("{name} {least}-{most} events");
+        }
         if self.checkpoint_owner {
             name.push_str("+owner");
         }
@@ -339,6 +383,8 @@ pub struct Kills {
     pub checkpoint: u32,
     /// Anyone whose claim the dispatcher has just taken back.
     pub taken_back: u32,
+    /// A dispatcher, whatever it does.
+    pub dispatcher: u32,
     /// How long a kill waits for its moment, even when the cycle would be over, ms.
     pub wait_ms: u32,
     /// Plan them all and send none: what the canary of the harness itself does.
@@ -355,9 +401,38 @@ impl Default for Kills {
             commit: 0,
             checkpoint: 0,
             taken_back: 0,
+            dispatcher: 0,
             wait_ms: 40,
             not_sent: false,
             none: false,
         }
     }
+}
+
+/// Pauses a cycle: SIGSTOP to a worker that holds a claim, and SIGCONT after a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Pauses {
+    /// How many.
+    pub count: u32,
+    /// How long each is, ms, least and most. Longer than a lease, and the claim is lost meanwhile.
+    pub ms: [u32; 2],
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { count: 0, ms: [30, 60] }
+    }
+}
+
+/// What a run must have seen at least; less makes it inconclusive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Least {
+    /// Claims that were acknowledged.
+    pub claims: u64,
+    /// Writes that were refused because their claim was no longer live.
+    pub stale_refused: u64,
+    /// Pauses in which the stopped worker lost its claim.
+    pub pauses_past_lease: u64,
 }

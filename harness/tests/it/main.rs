@@ -19,8 +19,12 @@ mod engines;
 mod ending;
 /// The main job, small.
 mod main_job;
+/// What a power cut could leave, small.
+mod power;
 /// The committed results are what the repository makes.
 mod results;
+/// Schedules: found, replayed, the same twice.
+mod schedule;
 /// A script struck at every point.
 mod sweep;
 /// The rules that the tree keeps.

@@ -11,9 +11,14 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ("report", &["scenario", "plan", "history", "oracle"]),
 ];
 
-/// The only parts of `run` that others may name: the machine, and the names of phases and errors.
-const OF_RUN: [&str; 2] =
-    ["crate::run::machine", "use crate::run::trace::{ErrorCode, PhasePattern};"];
+/// The only parts of `run` that others may name: the machine, and the words for phases, errors,
+/// faults and traps.
+const OF_RUN: [&str; 4] = [
+    "crate::run::machine",
+    "use crate::run::trace::{ErrorCode, PhasePattern};",
+    "use crate::run::trace::{ErrorCode, PhasePattern, Trap};",
+    "use crate::run::trace::{ErrorCode, Fault, KillWhen, Phase, PhasePattern, Whom};",
+];
 
 fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -74,6 +79,21 @@ fn every_path_in_the_architecture_exists() {
         if is_path {
             assert!(top().join(path).exists(), "{path} is not there");
             checked += 1;
+        }
+    }
+    assert!(checked > 10, "only {checked} paths");
+}
+
+#[test]
+fn every_path_in_the_documents_exists() {
+    let mut checked = 0;
+    for file in files(&top().join("docs"), ".md") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for path in text.split('`').skip(1).step_by(2) {
+            if ["src/", "harness/", "scenarios/"].iter().any(|start| path.starts_with(start)) {
+                assert!(top().join(path).exists(), "{}: {path} is not there", file.display());
+                checked += 1;
+            }
         }
     }
     assert!(checked > 10, "only {checked} paths");

@@ -6,6 +6,9 @@
 
 use std::fmt::Write as _;
 
+/// What a claim is taken back with that nobody extended.
+pub const LEASE_EXPIRED: &str = "lease expired";
+
 /// Mixes a session, an operation and an index into 64 bits (the finaliser of splitmix64).
 fn mix(session: i64, op: i64, index: u64) -> u64 {
     let mut x = session.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15)

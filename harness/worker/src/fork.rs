@@ -63,6 +63,15 @@ pub(crate) fn end_at_once(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Writes `bytes` to a descriptor that this process was given, in one call.
+///
+/// That nobody takes them is told by their absence: there is nowhere else to tell it.
+pub(crate) fn write_to(fd: i32, bytes: &[u8]) {
+    // SAFETY: only the number is used, for one call; if it is not open the call fails.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    while nix::unistd::write(fd, bytes) == Err(nix::Error::EINTR) {}
+}
+
 /// Has the kernel kill this process when its parent, `parent`, ends.
 pub(crate) fn die_with_parent(parent: Pid) -> nix::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes one number and touches no memory.

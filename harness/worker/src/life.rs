@@ -15,7 +15,7 @@ use hardboard::OpKey;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::io::Read as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long a role waits that found nothing to do.
 const NOTHING_TO_DO: Duration = Duration::from_micros(300);
@@ -159,13 +159,19 @@ impl Writer<'_> {
         entry.send(op.kind(), task, token, op.rows(), from);
         self.sent += 1;
         self.slot.set_used(self.sent);
-        let mut early = |done: Done| entry.ack(done.task, done.token, done.seq);
-        let told = self.target.perform(key, op, &mut early);
+        let ack_fd = self.life.ack_fd;
+        let mut early = |done: Done| {
+            entry.ack(done.task, done.token, done.seq, done.durability);
+            tell(ack_fd, key, &done);
+        };
+        let durability = self.life.durability.get(&op.step()).copied();
+        let told = self.target.perform(key, op, durability, &mut early);
         let spent = now_ns().saturating_sub(from);
         match told {
             Ok(done) => {
                 entry.time(spent, done.commit_ns);
-                entry.ack(done.task, done.token, done.seq);
+                entry.ack(done.task, done.token, done.seq, done.durability);
+                tell(ack_fd, key, &done);
                 if self.life.header_check {
                     check_header(self.path);
                 }
@@ -228,16 +234,13 @@ impl Writer<'_> {
 
     /// Takes back what expired, creates one task if too few are ready; says if it did anything.
     fn dispatch_once(&mut self) -> Result<bool, End> {
-        let conn = self.target.connection();
-        let expired: i64 = number(
-            conn,
-            "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1",
-            wall_ms(),
-        )?;
+        let expired = tolerate_busy(self.target.expired(), "count the expired claims")?;
         if expired > 0 {
             self.send(&Op::TakeBack)?;
+            self.step_the_clock();
             return Ok(true);
         }
+        let conn = self.target.connection();
         let ready = number(conn, "SELECT count(*) FROM tasks WHERE status = ?1", "ready")?;
         if ready >= i64::from(self.shape().tasks_ready) {
             return Ok(false);
@@ -257,12 +260,27 @@ impl Writer<'_> {
                     if let Err(end) = self.work_on(claim.task, claim.token) {
                         return end;
                     }
+                    self.step_the_clock();
                 }
                 Ok(Told::Refused(_)) => sleep(NOTHING_TO_DO),
                 Err(end) => return end,
             }
         }
         End::Drained
+    }
+
+    /// Now and then, and of its own choice, sets its wall clock forward or back.
+    fn step_the_clock(&mut self) {
+        let Shape { clock_steps_per_100, clock_step_s, .. } = self.shape();
+        if clock_steps_per_100 == 0 {
+            return;
+        }
+        let draw = self.choices.next();
+        if draw % 100 < u64::from(clock_steps_per_100) {
+            let forward = (draw >> 32).is_multiple_of(2);
+            let by_ms = i64::from(clock_step_s) * 1000;
+            self.target.shift_clock(if forward { by_ms } else { -by_ms });
+        }
     }
 
     /// One task, if there is one.
@@ -450,15 +468,28 @@ impl Writer<'_> {
     }
 }
 
+/// Says an acknowledgement where a supervisor hears it, in one write.
+fn tell(ack_fd: Option<i32>, key: OpKey, done: &Done) {
+    let Some(fd) = ack_fd else { return };
+    let OpKey { session, op } = key;
+    let line = format!("ack {session}.{op} {} {}\n", done.durability, done.seq);
+    fork::write_to(fd, line.as_bytes());
+}
+
 /// One number from one query with one parameter.
 fn number(conn: &Connection, sql: &str, value: impl rusqlite::ToSql) -> Result<i64, End> {
-    conn.prepare_cached(sql)
-        .and_then(|mut query| query.query_row([value], |row| row.get(0)).optional())
-        .map(Option::unwrap_or_default)
-        .or_else(|error| match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(0),
-            _ => Err(End::Broken(format!("{sql}: {error}"))),
-        })
+    let found = conn
+        .prepare_cached(sql)
+        .and_then(|mut query| query.query_row([value], |row| row.get(0)).optional());
+    tolerate_busy(found.map(Option::unwrap_or_default), sql)
+}
+
+/// A number that could not be had because of a lock is 0.
+fn tolerate_busy(found: rusqlite::Result<i64>, what: &str) -> Result<i64, End> {
+    found.or_else(|error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(0),
+        _ => Err(End::Broken(format!("{what}: {error}"))),
+    })
 }
 
 /// Reads the file's header as the application of the production report did after its commits. What
@@ -467,11 +498,6 @@ fn number(conn: &Connection, sql: &str, value: impl rusqlite::ToSql) -> Result<i
 fn check_header(path: &Path) {
     let mut header = [0; 100];
     drop(std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header)));
-}
-
-fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the pace of the workload, not a wait for anything")]

@@ -9,10 +9,11 @@
 #![expect(unsafe_code, reason = "a SQLite VFS is a table of C functions over raw memory")]
 
 use crate::ledger::{Activity, Slot, now_ns};
+use crate::wire::Flaw;
 use rusqlite::ffi;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// The name that a connection opens it by.
 pub(crate) const NAME: &str = "killpoint";
@@ -23,6 +24,9 @@ const FIRST_READ_LOCK: c_int = 3;
 
 /// The VFS that the calls go on to.
 static REAL: AtomicPtr<ffi::sqlite3_vfs> = AtomicPtr::new(ptr::null_mut());
+/// What this process's VFS does wrong, for a canary: a [`Flaw`] as [`misbehave`] numbers it.
+static FLAW: AtomicU32 = AtomicU32::new(0);
+const NO_WAL_SYNC: u32 = 1;
 /// Where this process tells; set once, after the fork.
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 /// When the checkpoint under way began, ns, and what had been written by then.
@@ -80,6 +84,33 @@ pub(crate) fn register() -> Result<(), ShimError> {
 /// Tells `slot` from now on what this process does. To be called after the fork.
 pub(crate) fn observe(slot: &'static Slot) {
     SLOT.store(ptr::from_ref(slot).cast_mut(), Ordering::Release);
+}
+
+/// Makes this process's VFS wrong in the way of `flaw`, if it is one of a VFS.
+pub(crate) fn misbehave(flaw: Option<Flaw>) {
+    match flaw {
+        Some(Flaw::NoWalSync) => FLAW.store(NO_WAL_SYNC, Ordering::Release),
+        Some(Flaw::NoDirectorySync) => leave_directories_unsynced(),
+        _ => {}
+    }
+}
+
+/// SQLite syncs the directory of a new WAL or journal with its first sync, inside its own VFS: so
+/// its own way to open a directory is replaced by one that cannot, which it bears in silence.
+fn leave_directories_unsynced() {
+    unsafe extern "C" fn cannot(_path: *const c_char, _fd: *mut c_int) -> c_int {
+        ffi::SQLITE_CANTOPEN
+    }
+    type Any = unsafe extern "C" fn();
+    type OpenDirectory = unsafe extern "C" fn(*const c_char, *mut c_int) -> c_int;
+    let vfs = REAL.load(Ordering::Acquire);
+    // SAFETY: the VFS lives for ever; SQLite calls what it is given by the type that `cannot` has.
+    unsafe {
+        let cannot = std::mem::transmute::<OpenDirectory, Any>(cannot);
+        if let Some(set) = (*vfs).xSetSystemCall {
+            set(vfs, c"openDirectory".as_ptr(), Some(cannot));
+        }
+    }
 }
 
 fn slot() -> Option<&'static Slot> {
@@ -227,6 +258,12 @@ unsafe extern "C" fn write(
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: as in `forward`.
     let (part, real, methods) = unsafe { behind(file) };
+    if FLAW.load(Ordering::Acquire) == NO_WAL_SYNC
+        && part == Part::Log
+        && slot().is_some_and(|slot| slot.activity() == Activity::Checkpoint)
+    {
+        return ffi::SQLITE_OK;
+    }
     if let Some(slot) = slot() {
         match part {
             Part::Database => add(&slot.counters.database_syncs, 1),
@@ -336,6 +373,9 @@ fn released(slot: &Slot, lock: c_int) {
             if slot.counters.database_bytes.load(Ordering::Relaxed) != before {
                 add(&slot.counters.checkpoints, 1);
                 add(&slot.counters.checkpoint_ns, spent);
+                if spent > slot.counters.checkpoint_ns_max.load(Ordering::Relaxed) {
+                    slot.counters.checkpoint_ns_max.store(spent, Ordering::Relaxed);
+                }
             }
             let reading = READ_BEFORE_CHECKPOINT.load(Ordering::Relaxed);
             slot.set_activity(if reading { Activity::Reading } else { Activity::Idle });

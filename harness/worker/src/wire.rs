@@ -2,8 +2,9 @@
 //!
 //! Plain data only. The harness writes an [`Order`], the zygote answers with one [`Reply`].
 
-use hardboard::Synchronous;
+use hardboard::{Durability, Synchronous};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What a zygote is told to do.
@@ -97,6 +98,13 @@ pub struct Life {
     /// Whether it ends without closing its connection, as if it were killed there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub abandon: bool,
+    /// What operations of these kinds are to survive, where that is not what the settings give.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub durability: BTreeMap<Step, Durability>,
+    /// The descriptor that takes a line `ack SESSION.OPERATION DURABILITY SEQ` for each
+    /// acknowledgement, once it is in the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_fd: Option<i32>,
     /// Whether it opens, reads and closes the database file by itself after each commit, while its
     /// connection is open: POSIX then drops all locks that the process holds on the file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -226,6 +234,9 @@ pub enum Flaw {
     SplitTransaction,
     /// Gives a task away while its owner's run is still live.
     DoubleClaim,
+    /// Has leases and no fencing: whoever finds a lease expired, by its own wall clock, takes the
+    /// task, and whoever still holds an old claim may write under it.
+    LeaseOnly,
     /// Tells that an operation was refused after it has committed it.
     RefusedButApplied,
     /// Writes events that nobody asked for.
@@ -244,6 +255,12 @@ pub enum Flaw {
     /// The hardened store without its one checkpoint owner: SQLite's own automatic checkpoints, by
     /// whoever commits.
     NoOwner,
+    /// Does not sync the WAL before a checkpoint writes to the database.
+    NoWalSync,
+    /// Does not sync the directory in which it has made a file.
+    NoDirectorySync,
+    /// Promises that a commit survives a power cut, and commits with NORMAL.
+    PowerByNormal,
 }
 
 /// What a connection is asked to be.
@@ -254,6 +271,36 @@ pub struct Settings {
     pub synchronous: Synchronous,
     /// `PRAGMA wal_autocheckpoint`, in pages; 0 is none.
     pub wal_autocheckpoint: u32,
+    /// `PRAGMA journal_mode`; the hardened store knows WAL only.
+    #[serde(default)]
+    pub journal: Journal,
+    /// `PRAGMA page_size` of a new database, bytes; 0 is SQLite's own. Not for the hardened store.
+    #[serde(default)]
+    pub page_bytes: u32,
+}
+
+/// A journal mode.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Journal {
+    /// A write-ahead log.
+    #[default]
+    Wal,
+    /// A rollback journal, removed at each commit.
+    Delete,
+}
+
+impl Journal {
+    /// As `PRAGMA journal_mode` spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Delete => "delete",
+        }
+    }
 }
 
 /// The shape of the work: sizes, counts and waits.
@@ -275,6 +322,13 @@ pub struct Shape {
     /// Of 100 claims, how many are overstayed: the worker stops beating until the lease has run
     /// out, and then goes on as if nothing had been.
     pub overstays_per_100_claims: u32,
+    /// Of 100 claims, and of 100 operations of a dispatcher, how many are followed by a step of the
+    /// wall clock of that process, forward or back.
+    #[serde(default)]
+    pub clock_steps_per_100: u32,
+    /// How far the wall clock steps, s.
+    #[serde(default)]
+    pub clock_step_s: u32,
     /// Pause between two operations, µs, least and most; 0 is none.
     pub pause_us: [u32; 2],
     /// A checkpoint owner checkpoints when the WAL holds this many pages.

@@ -6,7 +6,6 @@ use crate::run::schedule::Chapter;
 use crate::scenario::schedule::{Exact, ExactProcess, Expected, Schedules};
 use crate::verdict::FindingKind;
 use comfy_table::{ContentArrangement, Table, presets};
-use std::fmt::Write as _;
 
 /// Steps that are told before and after each preemption, whatever they are.
 const AROUND: usize = 2;
@@ -57,8 +56,7 @@ pub(super) fn table(plan: &SchedulePlan, judged: &Judged) -> String {
     }
     let mut text = table.to_string() + "\n";
     for finding in judged.findings.iter().take(3) {
-        // A String takes every write.
-        drop(writeln!(text, "{}: {}", finding.kind, finding.detail));
+        text.push_str(&format!("{}: {}\n", finding.kind, finding.detail));
     }
     text
 }

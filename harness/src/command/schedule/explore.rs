@@ -234,7 +234,8 @@ impl Explorer<'_> {
         let again = SchedulePlan { order, ..plan.clone() };
         let played = arena.play(&again, Ask::default())?;
         let waited = judged.played.in_kernel + played.in_kernel > 0;
-        let why = if waited { ", after a wait in the kernel for what is not known here" } else { "" };
+        let why =
+            if waited { ", after a wait in the kernel for what is not known here" } else { "" };
         let differs = difference(&judged.played, &played).map(|what| Finding {
             kind: FindingKind::NotDeterministic,
             detail: format!("schedule {} of seed {:#x}: {what}{why}", plan.number, search.seed),

@@ -20,7 +20,7 @@ use crate::exit::Exit;
 use crate::plan::round_seed;
 use crate::plan::schedule::schedule;
 use crate::report::schedule::ScheduleReport;
-use crate::report::{NOT_SHOWN, Report, SCHEMA};
+use crate::report::{NOT_SHOWN, Report};
 use crate::run::machine::{self, Machine};
 use crate::scenario::ScenarioError;
 use crate::scenario::schedule::{self as scenario, Schedules};
@@ -104,22 +104,12 @@ pub(super) fn run(run: &Run) -> Result<Exit, CommandError> {
     if reports.iter().any(|report| !report.bundles.is_empty()) {
         place.keep();
     }
+    let machine = Machine::here(place.work.path());
     let report = Report {
-        schema: SCHEMA,
-        killpoint: env!("CARGO_PKG_VERSION").to_owned(),
-        command: command.clone(),
-        seed: format!("{seed:#x}"),
-        engine: engine(&versions),
-        machine: Machine::here(place.work.path()),
-        exit_code: exit.code(),
-        peak_memory_mib: machine::peak_memory_mib(),
         error,
-        scenarios: Vec::new(),
-        configs: Vec::new(),
-        sweeps: Vec::new(),
-        execs: Vec::new(),
         schedules: reports,
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
+        ..Report::of(command.clone(), seed, engine(&versions), machine, exit)
     };
     write_results(&report, &mut place, run.junit.as_deref(), exit)?;
     if let Some(error) = &report.error {

@@ -368,7 +368,7 @@ impl<'a> Arena<'a> {
                 played.lines.push(Line::Life(life(&self.ledger, cycle, (slot, 0), told, false)));
             }
             let mut probe = self.prepared.probe.moved_to(&database, &self.dir);
-            let seen = probe.look(cycle.generation, cycle.cycle)?;
+            let seen = probe.look_at_file(cycle.generation, cycle.cycle)?;
             played.lines.push(Line::Observed(Box::new(seen)));
         }
         Ok(played)
@@ -442,6 +442,7 @@ pub fn cycle_of(plan: &SchedulePlan) -> CyclePlan {
         lives: plan.lives.clone(),
         run_us: 0,
         kills: Vec::new(),
+        pauses: Vec::new(),
         moment_wait_ms: 0,
         kills_sent: true,
         ending: if plan.killed_at_end { Ending::Kill } else { Ending::Graceful },

@@ -86,6 +86,8 @@ fn by_worker(
         seed: 1,
         script,
         abandon: false,
+        durability: std::collections::BTreeMap::new(),
+        ack_fd: None,
         header_check: false,
         untimed: true,
     };

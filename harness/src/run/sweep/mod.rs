@@ -28,6 +28,7 @@ use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
 use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::MFdFlags;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -45,15 +46,15 @@ const CALLS: CallSet = CallSet::FAULTS.with(CallKind::Sleep);
 /// What every strike starts from.
 #[derive(Debug)]
 pub struct Prepared {
-    database: Vec<u8>,
-    wal: Option<Vec<u8>>,
-    probe: Probe,
+    pub(super) database: Vec<u8>,
+    pub(super) wal: Option<Vec<u8>>,
+    pub(super) probe: Probe,
     /// The plan of what was done before, and what was seen of it.
     pub before: (CyclePlan, Vec<Line>),
     /// The plan of what is struck: one cycle whose processes perform the script.
     pub plan: CyclePlan,
     /// What they run on.
-    engine: Engine,
+    pub(super) engine: Engine,
 }
 
 /// One stop of the undisturbed run at a file of the database.
@@ -91,6 +92,8 @@ fn shape(script: &Script) -> Shape {
         events_per_append: [script.events; 2],
         payload_bytes: [script.payload_bytes; 2],
         overstays_per_100_claims: 0,
+        clock_steps_per_100: 0,
+        clock_step_s: 0,
         pause_us: [0, 0],
         checkpoint_pages: 1_000,
         // A lock that is made to fail is waited for no longer than shows that it is waited for.
@@ -109,6 +112,8 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
         seed: 1,
         script: script.steps.clone(),
         abandon: false,
+        durability: BTreeMap::new(),
+        ack_fd: None,
         header_check: false,
         untimed: false,
     }
@@ -122,6 +127,7 @@ fn cycle_of(number: u32, lives: Vec<Life>) -> CyclePlan {
         lives,
         run_us: 0,
         kills: Vec::new(),
+        pauses: Vec::new(),
         moment_wait_ms: 0,
         kills_sent: true,
         ending: Ending::Graceful,
@@ -309,7 +315,7 @@ impl<'a> Range<'a> {
     }
 }
 
-fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -118,7 +118,8 @@ mod tests {
         for slot in [0, 1, SLOTS - 1] {
             for index in [0, 7] {
                 here.entries(slot)[index].send(Kind::Events, 5, 6, 7, 8);
-                here.entries(slot)[index].ack(5, 6, i64::try_from(slot * 100 + index).unwrap());
+                let seq = i64::try_from(slot * 100 + index).unwrap();
+                here.entries(slot)[index].ack(5, 6, seq, hardboard::Durability::Power);
             }
             here.slot(slot).set_message("disk full");
         }

@@ -11,6 +11,7 @@ mod map;
 
 pub use map::{Ledger, LedgerError};
 
+use hardboard::Durability;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// Processes that one ledger has room for.
@@ -145,7 +146,7 @@ pub enum Reason {
     Error = 5,
 }
 
-/// One operation as its writer saw it: 64 bytes.
+/// One operation as its writer saw it: 72 bytes.
 ///
 /// Times are ns; `started_ns` counts from the monotonic clock's origin.
 #[repr(C)]
@@ -161,6 +162,8 @@ pub struct Entry {
     started_ns: AtomicU64,
     total_ns: AtomicU64,
     commit_ns: AtomicU64,
+    /// 1 [`Durability::Process`], 2 [`Durability::Power`].
+    durability: AtomicU64,
 }
 
 /// A copy of one [`Entry`].
@@ -186,6 +189,8 @@ pub struct Record {
     pub total_ns: u64,
     /// In COMMIT, an automatic checkpoint included, ns.
     pub commit_ns: u64,
+    /// What the acknowledgement promised to survive; `Process` unless acknowledged.
+    pub durability: Durability,
 }
 
 impl Entry {
@@ -200,11 +205,17 @@ impl Entry {
         self.started_ns.store(now_ns, Ordering::Relaxed);
         self.total_ns.store(0, Ordering::Relaxed);
         self.commit_ns.store(0, Ordering::Relaxed);
+        self.durability.store(1, Ordering::Relaxed);
         self.state.store(State::Sent as u32, Ordering::Release);
     }
 
-    /// Marks it as acknowledged.
-    pub fn ack(&self, task: i64, token: i64, seq: i64) {
+    /// Marks it as acknowledged, with the promise that it survives what `durability` says.
+    pub fn ack(&self, task: i64, token: i64, seq: i64, durability: Durability) {
+        let word = match durability {
+            Durability::Process => 1,
+            Durability::Power => 2,
+        };
+        self.durability.store(word, Ordering::Relaxed);
         self.task.store(task, Ordering::Relaxed);
         self.token.store(token, Ordering::Relaxed);
         self.seq.store(seq, Ordering::Relaxed);
@@ -265,6 +276,10 @@ impl Entry {
             started_ns: self.started_ns.load(Ordering::Relaxed),
             total_ns: self.total_ns.load(Ordering::Relaxed),
             commit_ns: self.commit_ns.load(Ordering::Relaxed),
+            durability: match self.durability.load(Ordering::Relaxed) {
+                2 => Durability::Power,
+                _ => Durability::Process,
+            },
         })
     }
 }
@@ -287,6 +302,8 @@ pub struct Counters {
     pub checkpoints: AtomicU64,
     /// Time under the checkpoint lock.
     pub checkpoint_ns: AtomicU64,
+    /// The longest of those times.
+    pub checkpoint_ns_max: AtomicU64,
     /// Fatal or last error: bytes of [`Slot::message`] that are set.
     message_bytes: AtomicU32,
     /// A file operation failed for want of space.
@@ -456,6 +473,7 @@ impl Slot {
             &c.wal_end_max,
             &c.checkpoints,
             &c.checkpoint_ns,
+            &c.checkpoint_ns_max,
         ];
         for sum in sums {
             sum.store(0, Ordering::Relaxed);

@@ -6,9 +6,11 @@
 //! canaries are built in here, each at the one place where it differs.
 
 use super::{Done, Failure, Op, Target};
+use crate::content;
 use crate::ledger::{Reason, now_ns};
-use crate::wire::{Flaw, Life};
-use hardboard::{OpKey, Synchronous};
+use crate::shim;
+use crate::wire::{Flaw, Journal, Life, Settings};
+use hardboard::{Durability, OpKey, Synchronous};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,15 +42,23 @@ pub(super) fn open(
 ) -> Result<Box<dyn Target>, String> {
     let synchronous = match (flaw, life.settings.synchronous) {
         (Some(Flaw::OtherSynchronous), Synchronous::Normal) => Synchronous::Full,
-        (Some(Flaw::OtherSynchronous), _) => Synchronous::Normal,
+        (Some(Flaw::OtherSynchronous | Flaw::PowerByNormal), _) => Synchronous::Normal,
         (_, asked) => asked,
     };
-    let journal = if flaw == Some(Flaw::NoJournal) { "OFF" } else { "WAL" };
+    let journal = match (flaw, life.settings.journal) {
+        (Some(Flaw::NoJournal), _) => "OFF",
+        (_, Journal::Wal) => "WAL",
+        (_, Journal::Delete) => "DELETE",
+    };
+    shim::misbehave(flaw);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
     let opened = Connection::open_with_flags_and_vfs(path, flags, super::vfs().as_str())
         .and_then(|conn| {
             conn.busy_timeout(Duration::from_millis(life.shape.busy_timeout_ms.into()))?;
+            if create && life.settings.page_bytes > 0 {
+                conn.pragma_update(None, "page_size", life.settings.page_bytes)?;
+            }
             conn.execute_batch(&format!(
                 "PRAGMA journal_mode = {journal}; PRAGMA synchronous = {};
                  PRAGMA wal_autocheckpoint = {}; PRAGMA foreign_keys = {};",
@@ -64,13 +74,32 @@ pub(super) fn open(
             }
             Ok(conn)
         })
-        .map_err(|error| format!("open {}: {error}", path.display()))?;
-    Ok(Box::new(Plain { conn: opened, flaw }))
+        // The directory is one of the run's own, and means nothing to who reads it later.
+        .map_err(|error| {
+            let name = path.file_name().unwrap_or_default();
+            format!("open {}: {error}", name.display())
+        })?;
+    let promised = promised(life.settings);
+    Ok(Box::new(Plain { conn: opened, flaw, promised, clock_shift_ms: 0 }))
 }
 
 struct Plain {
     conn: Connection,
     flaw: Option<Flaw>,
+    promised: Durability,
+    clock_shift_ms: i64,
+}
+
+/// What a commit with these settings survives.
+///
+/// With a rollback journal only EXTRA syncs the directory after the journal is removed (SQLite
+/// documentation, *PRAGMA synchronous*): with FULL the journal may come back, and with it the
+/// database as it was before the commit.
+fn promised(settings: Settings) -> Durability {
+    match (settings.journal, settings.synchronous) {
+        (Journal::Delete, Synchronous::Full) => Durability::Process,
+        (_, level) => Durability::of(level),
+    }
 }
 
 /// Why a body stopped.
@@ -90,6 +119,8 @@ impl Target for Plain {
         &mut self,
         key: OpKey,
         op: &Op<'_>,
+        // One connection, one level: whatever a call asks for.
+        _durability: Option<Durability>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
         // The flawed store looks in a transaction of its own.
@@ -104,7 +135,7 @@ impl Target for Plain {
         };
         self.run("BEGIN IMMEDIATE").map_err(|error| refused(&error))?;
         let mut done = match self.body(key, op, early_look) {
-            Ok(done) => done,
+            Ok(done) => Done { durability: self.promised, ..done },
             Err(stop) => {
                 // What matters is told by `stop`; a rollback that fails too is closed with us.
                 drop(self.run("ROLLBACK"));
@@ -131,6 +162,22 @@ impl Target for Plain {
         Ok(done)
     }
 
+    fn expired(&self) -> rusqlite::Result<i64> {
+        if self.flaw == Some(Flaw::LeaseOnly) {
+            // Whoever wants the task takes it: nothing is taken back.
+            return Ok(0);
+        }
+        self.conn
+            .prepare_cached(
+                "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1",
+            )?
+            .query_row([self.wall_ms()], |row| row.get(0))
+    }
+
+    fn shift_clock(&mut self, by_ms: i64) {
+        self.clock_shift_ms += by_ms;
+    }
+
     fn connection(&self) -> &Connection {
         &self.conn
     }
@@ -141,6 +188,11 @@ impl Target for Plain {
 }
 
 impl Plain {
+    /// The wall clock as this process has set it.
+    fn wall_ms(&self) -> i64 {
+        wall_ms() + self.clock_shift_ms
+    }
+
     fn run(&self, sql: &str) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.raw_execute().map(drop)
     }
@@ -160,7 +212,7 @@ impl Plain {
                 self.execute(
                     "UPDATE runs SET lease_until_ms = ?3, heartbeats = heartbeats + 1,
                        changed_seq = ?4 WHERE task_id = ?1 AND token = ?2",
-                    params![task, token, wall_ms() + i64::from(lease_ms), seq],
+                    params![task, token, self.wall_ms() + i64::from(lease_ms), seq],
                 )?;
                 Ok(done(task, token, seq))
             }
@@ -177,6 +229,7 @@ impl Plain {
                      WHERE id = ?1",
                     params![task, result, seq],
                 )?;
+                self.event(task, token, "completed", result, seq)?;
                 Ok(done(task, token, seq))
             }
             Op::TakeBack => self.take_back(key),
@@ -200,13 +253,25 @@ impl Plain {
 
     /// The task to claim next, and the token that it will have.
     fn next_task(&self, key: OpKey) -> Result<(i64, i64), Stop> {
-        // The flawed store gives away what is running as well.
-        let sql = if self.flaw == Some(Flaw::DoubleClaim) && key.op % 2 == 0 {
-            "SELECT id FROM tasks WHERE status <> 'done' ORDER BY status DESC, id LIMIT 1"
-        } else {
-            "SELECT id FROM tasks WHERE status = 'ready' ORDER BY priority DESC, id LIMIT 1"
+        let ready =
+            "SELECT id FROM tasks WHERE status = 'ready' ORDER BY priority DESC, id LIMIT 1";
+        let mut next = match self.flaw {
+            // The flawed store gives away what is running as well.
+            Some(Flaw::DoubleClaim) if key.op % 2 == 0 => self.maybe(
+                "SELECT id FROM tasks WHERE status <> 'done' ORDER BY status DESC, id LIMIT 1",
+                [],
+            )?,
+            Some(Flaw::LeaseOnly) => self.maybe(
+                "SELECT task_id FROM runs JOIN tasks ON tasks.id = task_id AND fence = token
+                 WHERE status = 'running' AND ended_seq IS NULL AND lease_until_ms < ?1
+                 ORDER BY lease_until_ms LIMIT 1",
+                [self.wall_ms()],
+            )?,
+            _ => None,
         };
-        let next = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+        if next.is_none() {
+            next = self.maybe(ready, [])?;
+        }
         let task: i64 = next.ok_or(Stop::Nothing)?;
         let token: i64 = self
             .conn
@@ -230,8 +295,9 @@ impl Plain {
         self.execute(
             "INSERT INTO runs (task_id, token, worker, lease_until_ms, heartbeats, started_seq,
                changed_seq) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)",
-            params![task, token, worker, wall_ms() + i64::from(lease_ms), seq],
+            params![task, token, worker, self.wall_ms() + i64::from(lease_ms), seq],
         )?;
+        self.event(task, token, "claimed", worker, seq)?;
         Ok(done(task, token, seq))
     }
 
@@ -242,7 +308,7 @@ impl Plain {
                 "SELECT task_id, token FROM runs WHERE ended_seq IS NULL AND lease_until_ms < ?1
                  ORDER BY lease_until_ms LIMIT 1",
             )?
-            .query_row([wall_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([self.wall_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let (task, token) = expired.ok_or(Stop::Nothing)?;
         let seq = self.log(key, &Op::TakeBack, task, token)?;
@@ -255,6 +321,7 @@ impl Plain {
             "UPDATE tasks SET status = 'ready', changed_seq = ?2 WHERE id = ?1",
             params![task, seq],
         )?;
+        self.event(task, token, "taken-back", content::LEASE_EXPIRED, seq)?;
         Ok(done(task, token, seq))
     }
 
@@ -301,6 +368,11 @@ impl Plain {
         )
     }
 
+    /// The number that a query finds, if any.
+    fn maybe(&self, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<Option<i64>> {
+        self.conn.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()
+    }
+
     /// Writes the row that says who committed what, and gives its sequence number.
     fn log(&self, key: OpKey, op: &Op<'_>, task: i64, token: i64) -> rusqlite::Result<i64> {
         self.execute(
@@ -324,7 +396,7 @@ impl Plain {
 }
 
 fn done(task: i64, token: i64, seq: i64) -> Done {
-    Done { task, token, seq, commit_ns: 0 }
+    Done { task, token, seq, commit_ns: 0, durability: Durability::Process }
 }
 
 fn refused(error: &rusqlite::Error) -> Failure {

@@ -5,7 +5,8 @@ use crate::ledger::{Effective, Reason};
 use crate::wire;
 use hardboard::sqlite::checkpoint::Mode;
 use hardboard::{
-    Board, Commit, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome, StoreError, TaskId,
+    Board, Commit, Durability, FencingToken, NewEvent, NewTask, OpKey, Options, Outcome,
+    StoreError, TaskId,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -54,13 +55,21 @@ impl Target for Hardened {
         &mut self,
         key: OpKey,
         op: &Op<'_>,
+        durability: Option<Durability>,
         _early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
         let lease = |ms: u32| Duration::from_millis(ms.into());
-        let board = &mut self.board;
+        let mut at;
+        let board: &mut Board = match durability {
+            Some(durability) => {
+                at = self.board.at(durability);
+                &mut at
+            }
+            None => &mut self.board,
+        };
         let done = match *op {
             Op::Create { title, priority } => board
-                .create_task(key, &NewTask { title, priority })
+                .create_task(key, &NewTask { title, priority, ..NewTask::default() })
                 .map(|(task, commit)| done(task, 0, &commit)),
             Op::ClaimNext { worker, lease_ms } => board
                 .claim_next(key, worker, lease(lease_ms))
@@ -86,6 +95,21 @@ impl Target for Hardened {
                 .and_then_some(|back| done(back.task, back.token.get(), &back.commit))?,
         };
         done.map_err(|error| failure(&error))
+    }
+
+    fn expired(&self) -> rusqlite::Result<i64> {
+        let clock = self.board.clock();
+        self.board
+            .connection()
+            .prepare_cached(
+                "SELECT count(*) FROM runs WHERE ended_seq IS NULL AND boot_id = ?1
+                   AND lease_until_boot_ms <= ?2",
+            )?
+            .query_row((clock.boot_id(), clock.now().boot_ms), |row| row.get(0))
+    }
+
+    fn shift_clock(&mut self, by_ms: i64) {
+        self.board.clock().shift_wall_ms(by_ms);
     }
 
     fn connection(&self) -> &rusqlite::Connection {
@@ -145,6 +169,7 @@ fn done(task: TaskId, token: i64, commit: &Commit) -> Done {
         token,
         seq: commit.seq.get(),
         commit_ns: u64::try_from(commit.timing.commit.as_nanos()).unwrap_or(u64::MAX),
+        durability: commit.durability,
     }
 }
 

@@ -9,7 +9,7 @@ mod hardboard;
 use crate::ledger::{Effective, Kind, Reason};
 use crate::shim;
 use crate::wire;
-use ::hardboard::OpKey;
+use ::hardboard::{Durability, OpKey};
 use hardboard::Owner;
 use std::path::Path;
 
@@ -55,6 +55,17 @@ impl Op<'_> {
         }
     }
 
+    /// The step of a script that it is; a take-back goes with the claims.
+    pub(crate) fn step(&self) -> wire::Step {
+        match self {
+            Self::Create { .. } => wire::Step::Create,
+            Self::ClaimNext { .. } | Self::TakeBack => wire::Step::Claim,
+            Self::Heartbeat { .. } => wire::Step::Heartbeat,
+            Self::Events { .. } => wire::Step::Events,
+            Self::Complete { .. } => wire::Step::Complete,
+        }
+    }
+
     /// The task and token that it names; 0 where it names none.
     pub(crate) fn names(&self) -> (i64, i64) {
         match self {
@@ -68,9 +79,12 @@ impl Op<'_> {
     /// How many event rows it appends.
     pub(crate) fn rows(&self) -> u32 {
         match self {
-            Self::Create { .. } => 1,
+            Self::Create { .. }
+            | Self::ClaimNext { .. }
+            | Self::Complete { .. }
+            | Self::TakeBack => 1,
             Self::Events { events, .. } => u32::try_from(events.len()).unwrap_or(u32::MAX),
-            _ => 0,
+            Self::Heartbeat { .. } => 0,
         }
     }
 }
@@ -104,6 +118,8 @@ pub(crate) struct Done {
     pub(crate) seq: i64,
     /// In COMMIT, ns.
     pub(crate) commit_ns: u64,
+    /// What it survives, by the store's own word.
+    pub(crate) durability: Durability,
 }
 
 /// An operation that was not acknowledged.
@@ -117,7 +133,8 @@ pub(crate) enum Failure {
 
 /// A store that a writer has open.
 pub(crate) trait Target {
-    /// Performs `op` under `key`.
+    /// Performs `op` under `key`, to survive what `durability` says, or what the connection's
+    /// settings do.
     ///
     /// `early` is there for a store that acknowledges before it has committed; an honest one does
     /// not touch it.
@@ -125,11 +142,18 @@ pub(crate) trait Target {
         &mut self,
         key: OpKey,
         op: &Op<'_>,
+        durability: Option<Durability>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure>;
 
     /// The connection, for reading and for what it says of itself.
     fn connection(&self) -> &rusqlite::Connection;
+
+    /// How many claims may be taken back, as it sees it.
+    fn expired(&self) -> rusqlite::Result<i64>;
+
+    /// Sets the wall clock of this process, as the store sees it, forward or back.
+    fn shift_clock(&mut self, by_ms: i64);
 
     /// What it says of its own settings, asked for now.
     fn effective(&self) -> Result<Effective, String> {

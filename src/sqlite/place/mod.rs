@@ -1,0 +1,168 @@
+//! Where a database lies: its real path, and whether SQLite can work there.
+//!
+//! | what is found                                        | what is done                           |
+//! |------------------------------------------------------|----------------------------------------|
+//! | NFS, SMB, 9p, virtiofs or other FUSE, cluster file systems | refused, unless accepted by name |
+//! | locks or shared memory that a second process cannot see | refused                             |
+//! | tmpfs, overlay, an unknown file system                | a warning                             |
+//! | a second name (hard link)                            | refused: SQLite would make two logs    |
+//! | a symbolic link                                      | followed, as SQLite does               |
+//!
+//! In: a path as a person wrote it. Out: the path of the file itself, and whether it is still the
+//! one that was opened. Nothing is opened here.
+
+pub mod file_system;
+pub(crate) mod trial;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{self, Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, FileControl};
+
+use crate::error::{Result, StoreError};
+use crate::sqlite::place::file_system::{FileSystem, Fitness};
+use crate::sqlite::sidecar::beside;
+
+/// The absolute path without symbolic links; the file itself need not be there.
+///
+/// SQLite resolves links as well, and lays `-wal` and `-shm` beside the file that it finds. So do
+/// we with ours.
+pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
+    // SQLite sees neither a URI nor a special name in what starts with a separator.
+    let absolute = path::absolute(path)?;
+    match fs::canonicalize(&absolute) {
+        Ok(place) => Ok(place),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match (absolute.parent(), absolute.file_name()) {
+                (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
+                _ => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Goes on only if a database can lie at that place. With `thorough` a second process is asked.
+///
+/// # Errors
+///
+/// [`StoreError::Place`]. What cannot be asked, as of a directory that is not there, is left to
+/// the open, which says it better.
+pub(crate) fn require_fit(
+    path: &Path,
+    place: &Path,
+    accepted: Option<&str>,
+    thorough: bool,
+) -> Result<()> {
+    let refused = |why: String| Err(StoreError::Place { path: path.to_owned(), why });
+    if let Some((_, _, names)) = identity(place)
+        && names > 1
+        && place.is_file()
+    {
+        return refused(format!("the database has {names} names (hard links)"));
+    }
+    let Ok(file_system) = FileSystem::of(place) else { return Ok(()) };
+    if file_system.fitness == Fitness::Shared && accepted != Some(file_system.name) {
+        let name = file_system.name;
+        return refused(format!("{name} is a network or shared file system, unfit for a log"));
+    }
+    if thorough || file_system.fitness == Fitness::Unknown {
+        // A place where no file can be made is told by the open.
+        if let Ok(Some(wrong)) = trial::trial(place) {
+            return refused(wrong.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Which file a path leads to: device, inode, and how many names it has.
+type Identity = (u64, u64, u64);
+
+/// A database and its log and index, as they were when they were opened.
+#[derive(Debug)]
+pub(crate) struct Files {
+    parts: [(PathBuf, Option<Identity>); 3],
+}
+
+impl Files {
+    /// Looks where the names lead.
+    pub(crate) fn look(place: &Path) -> Self {
+        let part = |ending| {
+            let path = beside(place, ending);
+            let identity = identity(&path);
+            (path, identity)
+        };
+        Self { parts: [part(""), part("-wal"), part("-shm")] }
+    }
+
+    /// Goes on only if every name still leads to the same file, and no other name does.
+    ///
+    /// A commit into a file that has no name, or whose log has none, is gone when the last process
+    /// that has it open ends; and whoever opens the name next works on another file.
+    pub(crate) fn require_same(&self, conn: &Connection, database: &Path) -> Result<()> {
+        for (path, before) in &self.parts {
+            let now = identity(path);
+            if now != *before {
+                let what = match (now, before) {
+                    (None, _) => "it is gone",
+                    (Some((device, inode, _)), Some((old_device, old_inode, _)))
+                        if (device, inode) == (*old_device, *old_inode) =>
+                    {
+                        "it has another name as well"
+                    }
+                    _ => "another file is in its place",
+                };
+                return Err(StoreError::Moved { path: path.clone(), what });
+            }
+        }
+        require_unmoved(conn, database)
+    }
+}
+
+/// Asks SQLite whether the file that it has open is still the one of that name.
+pub(crate) fn require_unmoved(conn: &Connection, database: &Path) -> Result<()> {
+    let mut moved = 0;
+    conn.file_control(Some("main"), FileControl::HasMoved(&mut moved)).map_err(|source| {
+        StoreError::refused(source, "ask whether the file moved", database, Duration::ZERO)
+    })?;
+    if moved == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Moved { path: database.to_owned(), what: "another file is in its place" })
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.nlink()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_is_followed_and_a_second_name_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap().join("any.db");
+        fs::write(&real, b"").unwrap();
+        let link = dir.path().join("link.db");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(resolve(&link).unwrap(), real);
+        require_fit(&link, &real, None, true).unwrap();
+        fs::hard_link(&real, dir.path().join("second.db")).unwrap();
+        let error = require_fit(&link, &real, None, false).unwrap_err();
+        assert!(error.to_string().contains("2 names"), "{error}");
+    }
+
+    #[test]
+    fn file_that_is_not_there_yet_has_the_place_of_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = resolve(&dir.path().join("not/../any.db"));
+        assert!(place.is_err(), "its directory is not there: {place:?}");
+        let place = resolve(&dir.path().join("any.db")).unwrap();
+        assert_eq!(place, dir.path().canonicalize().unwrap().join("any.db"));
+    }
+}
