@@ -56,7 +56,7 @@ pub(super) fn table(plan: &SchedulePlan, judged: &Judged) -> String {
     }
     let mut text = table.to_string() + "\n";
     for finding in judged.findings.iter().take(3) {
-        text.push_str(&format!("{}: {}\n", finding.kind, finding.detail));
+        text = format!("{text}{}: {}\n", finding.kind, finding.detail);
     }
     text
 }
@@ -78,10 +78,10 @@ fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
         let mut parts = Vec::new();
         let at_trap = chapter.phase == "trap";
         if let Some(decision) = decided(chapter, decisions) {
-            let copies = at_trap && chapter.what.contains("copy of the header");
-            let what = if copies { "HEADER COPIED, and " } else { "" };
+            let of_header = at_trap && chapter.what.contains("copy of the header");
+            let what = if of_header { "HEADER COPIED, and " } else { "" };
             parts.push(format!("<== {what}PREEMPTED: process {} goes on", decision.to));
-            if let (true, Some((frames, _))) = (copies, chapter.wal_index) {
+            if let (true, Some((frames, _))) = (of_header, chapter.wal_index) {
                 copied = Some(Copied { slot: chapter.slot, frames, reset: false });
             }
         }

@@ -51,6 +51,14 @@ struct Gathered {
     error: Option<CommandError>,
 }
 
+/// What a second run of a schedule gave.
+#[derive(Debug, PartialEq)]
+enum Again {
+    NotRun,
+    Same,
+    Differs(Finding),
+}
+
 /// One seed of one setting under way.
 struct Search<'a> {
     stage: &'a Stage,
@@ -195,7 +203,7 @@ impl Explorer<'_> {
             let kept = self.keep(search, &plan, &judged)?;
             let spent = (run, began.elapsed().saturating_sub(run));
             let differs = self.again(search, &mut arena, &plan, &judged)?;
-            search.gather(&plan, judged, kept, differs, spent, found_after);
+            search.gather(&plan, &judged, kept, differs, spent, found_after);
             search.progress.step();
         }
     }
@@ -225,10 +233,10 @@ impl Explorer<'_> {
         arena: &mut Arena<'_>,
         plan: &SchedulePlan,
         judged: &Judged,
-    ) -> Result<Option<Option<Finding>>, RunError> {
+    ) -> Result<Again, RunError> {
         let asked = plan.is_run_twice(self.asked.schedule.twice_per_100);
-        if judged.played.steps.is_empty() || !(asked || !judged.findings.is_empty()) {
-            return Ok(None);
+        if judged.played.steps.is_empty() || (judged.findings.is_empty() && !asked) {
+            return Ok(Again::NotRun);
         }
         let order = Order::Decided(judged.played.decisions.clone());
         let again = SchedulePlan { order, ..plan.clone() };
@@ -240,7 +248,7 @@ impl Explorer<'_> {
             kind: FindingKind::NotDeterministic,
             detail: format!("schedule {} of seed {:#x}: {what}{why}", plan.number, search.seed),
         });
-        Ok(Some(differs))
+        Ok(differs.map_or(Again::Same, Again::Differs))
     }
 }
 
@@ -276,9 +284,9 @@ impl Search<'_> {
     fn gather(
         &self,
         plan: &SchedulePlan,
-        judged: Judged,
+        judged: &Judged,
         bundle: Option<String>,
-        again: Option<Option<Finding>>,
+        again: Again,
         (running, judging): (Duration, Duration),
         found_after: Duration,
     ) {
@@ -300,10 +308,10 @@ impl Search<'_> {
         let broken = judged.findings.iter().any(|f| f.kind.verdict() == Verdict::Fail);
         told.failing += u64::from(broken);
         told.failing_killed += u64::from(broken && plan.killed_at_end);
-        if let Some(differs) = again {
-            told.run_twice += 1;
-            told.differing += u64::from(differs.is_some());
-            gathered.take_findings(differs.as_slice(), "");
+        told.run_twice += u64::from(again != Again::NotRun);
+        if let Again::Differs(finding) = again {
+            told.differing += 1;
+            gathered.take_findings(&[finding], "");
         }
         let before = gathered.pairs.len();
         gathered.pairs.extend(played.meetings.iter().copied());

@@ -39,6 +39,7 @@ pub(super) fn is_one(file: &Path) -> bool {
 }
 
 /// Carries out `killpoint run` for scenarios of schedules.
+#[expect(clippy::too_many_lines, reason = "one command from its arguments to its report")]
 pub(super) fn run(run: &Run) -> Result<Exit, CommandError> {
     if run.canaries || !run.files.iter().all(|file| is_one(file)) {
         return Err(CommandError::Usage(

@@ -15,7 +15,7 @@ use crate::plan::Stream;
 use crate::plan::schedule::{Order, Preemption, SchedulePlan};
 use crate::run::RunError;
 use crate::run::schedule::{Arena, Ask};
-use crate::scenario::schedule::{Policy, Preempt};
+use crate::scenario::schedule::Policy;
 use crate::verdict::FindingKind;
 use killpoint_worker::wire::Step;
 use std::path::{Path, PathBuf};
@@ -194,10 +194,7 @@ impl Shrinker<'_> {
             }
             let most = u32::try_from(steps / 3).unwrap_or(2).clamp(2, 12);
             let policy = Policy::Pct { changes: stream.within([1, most]) };
-            let preempt = match self.stage.asked.schedule.preempt {
-                Preempt::Calls => Preempt::Calls,
-                other => other,
-            };
+            let preempt = self.stage.asked.schedule.preempt;
             let order = Order::Drawn { policy, preempt };
             let plan = SchedulePlan { order, seed: stream.bits() >> 1, ..less.clone() };
             if self.holds(arena, &plan)? {

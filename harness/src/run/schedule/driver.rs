@@ -6,6 +6,8 @@
 //!
 //! Not here: what the choices are drawn from, and what must be true afterwards.
 
+#![expect(clippy::similar_names, reason = "a step and its stop are what this is about")]
+
 use super::locks::{Meetings, WalLocks, lock_of};
 use super::policy::{At, Chooser, Situation, rule};
 use super::stuck::{self, Stuck, Waiting};
@@ -177,7 +179,7 @@ impl<'a> Scheduler<'a> {
         let now = Situation { slot, step, total: self.total, at, runnable: &runnable };
         let to = self.chooser.next(&now);
         if to != rule(&now) || (trap.is_some() && to != slot) {
-            self.decisions.push(Preemption { slot, step, trap, to });
+            self.decisions.push(Preemption { slot, step, to, trap });
         }
         if to != slot && matches!(at, At::Call | At::Trap) {
             self.preemptions += 1;
@@ -193,7 +195,7 @@ impl<'a> Scheduler<'a> {
         self.steps.push((digest ^ folded).rotate_left(7).wrapping_mul(0x85eb_ca6b));
     }
 
-    fn tell(&mut self, slot: usize, stop: Option<&Stop>, trap: Option<Trap>, scene: &Scene<'_>) {
+    fn tell(&mut self, slot: usize, stop: Option<&Stop>, trap: Option<Trap>, scene: Scene<'_>) {
         let Thread { steps: step, process, .. } = self.threads[slot];
         if let Some(story) = &mut self.story {
             let wal_index = frames(process, scene);
@@ -228,7 +230,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// What happens to the call of `stop` when its thread goes on.
-    fn decision(&mut self, slot: usize, stop: &Stop, scene: &Scene<'_>) -> Decision {
+    fn decision(&mut self, slot: usize, stop: &Stop) -> Decision {
         let mut excludes = false;
         if let Some(lock) = lock_of(&stop.operation) {
             if stop.file.is_some_and(|file| file.role == Role::Shm) {
@@ -238,7 +240,7 @@ impl<'a> Scheduler<'a> {
                 self.given_up += 1;
             }
             if lock.waits {
-                self.threads[slot].waits = Some(Waiting::of(stop, scene));
+                self.threads[slot].waits = Some(Waiting::of(stop));
                 return Decision::Try;
             }
         }
@@ -271,7 +273,7 @@ impl<'a> Scheduler<'a> {
         self.total >= self.plan.stops_max || self.total - self.progress_at >= STEPS_WITHOUT_PROGRESS
     }
 
-    fn picture(&self, deadlock: bool, scene: &Scene<'_>) -> Stuck {
+    fn picture(&self, deadlock: bool) -> Stuck {
         let who = self.threads.iter().enumerate().filter(|(_, t)| t.place != Place::Ended);
         let who = who.map(|(slot, thread)| stuck::Thread {
             slot,
@@ -279,7 +281,7 @@ impl<'a> Scheduler<'a> {
             phase: thread.phase,
             waits: thread.waits.clone(),
         });
-        stuck::picture(deadlock, self.total, who.collect(), scene)
+        stuck::picture(deadlock, self.total, &who.collect::<Vec<_>>())
     }
 
     /// The thread that ran is gone or blocked: whoever goes on is to be chosen.
@@ -299,7 +301,7 @@ impl<'a> Scheduler<'a> {
 }
 
 /// mxFrame and nBackfill (SQLite, WAL-mode File Format, section 2.1), if the wal-index is mapped.
-fn frames(process: ProcessId, scene: &Scene<'_>) -> Option<(u32, u32)> {
+fn frames(process: ProcessId, scene: Scene<'_>) -> Option<(u32, u32)> {
     const MX_FRAME: usize = 16;
     const BACKFILL: usize = 96;
     let mut head = [0; 100];
@@ -353,12 +355,12 @@ impl Driver for Scheduler<'_> {
             None => self.add(stop.thread, stop.process, Place::Running),
         };
         self.step(slot, digest(stop));
-        self.tell(slot, Some(stop), None, scene);
+        self.tell(slot, Some(stop), None, *scene);
         self.meetings.note(&self.locks, slot, stop.phase);
         self.note_progress(stop);
         self.threads[slot].phase = stop.phase;
         if self.is_livelocked() {
-            self.stuck = Some(self.picture(false, scene));
+            self.stuck = Some(self.picture(false));
             return Decision::EndRun;
         }
         if stop.operation.closes(-1) || matches!(stop.operation, Operation::Close { .. }) {
@@ -371,7 +373,7 @@ impl Driver for Scheduler<'_> {
         let broken = self.fault(slot, stop);
         let decision = match broken {
             Some(decision) => decision,
-            None => self.decision(slot, stop, scene),
+            None => self.decision(slot, stop),
         };
         if self.current.is_some_and(|current| current != slot) {
             // It comes back from the kernel while another one runs.
@@ -410,7 +412,7 @@ impl Driver for Scheduler<'_> {
         let Some((trap, _)) = self.threads[slot].trapped else { return Decision::Continue };
         self.traps_met += 1;
         self.step(slot, 0x7472_6170);
-        self.tell(slot, None, Some(trap), scene);
+        self.tell(slot, None, Some(trap), *scene);
         self.threads[slot].place = Place::Parked;
         let to = self.choose_after(slot, At::Trap, Some(trap)).unwrap_or(slot);
         self.threads[slot].trapped = None;
@@ -467,19 +469,17 @@ impl Driver for Scheduler<'_> {
                 return Choice::WaitAtMost(LOOKS_BLOCKED);
             }
         }
+        let (slot, at) = self.last;
         let to = match self.next.take() {
-            Some(to) => Some(to),
-            None => {
-                let (slot, at) = self.last;
-                self.choose_after(slot, at, None)
-            }
+            None => self.choose_after(slot, at, None),
+            chosen => chosen,
         };
         let Some(to) = to else {
             let waits = self.threads.iter().any(|thread| thread.place == Place::InKernel);
             if waits && standing.running > 0 {
                 return Choice::Wait;
             }
-            self.stuck = Some(self.picture(true, scene));
+            self.stuck = Some(self.picture(true));
             return Choice::Wait;
         };
         let thread = &mut self.threads[to];

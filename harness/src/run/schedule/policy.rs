@@ -104,16 +104,12 @@ impl Traps {
             return None;
         }
         let rest = drawn >> 8;
-        Some(match self.kind {
-            Preempt::WalIndex => {
-                let place = usize::try_from(rest % 4).unwrap_or(0);
-                Trap::Touch { offset: WORDS[place], skip: u32::from(drawn & 6 == 6) }
-            }
-            _ => {
-                let steps = u32::try_from(rest % u64::from(INSTRUCTIONS_MAX)).unwrap_or(0);
-                Trap::Steps(1 + steps)
-            }
-        })
+        if self.kind == Preempt::WalIndex {
+            let place = usize::try_from(rest % 4).unwrap_or(0);
+            return Some(Trap::Touch { offset: WORDS[place], skip: u32::from(drawn & 6 == 6) });
+        }
+        let steps = u32::try_from(rest % u64::from(INSTRUCTIONS_MAX)).unwrap_or(0);
+        Some(Trap::Steps(1 + steps))
     }
 }
 

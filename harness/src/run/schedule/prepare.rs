@@ -92,8 +92,8 @@ fn by_worker(
         untimed: true,
     };
     let nothing = Prepared::kept(Vec::new(), None);
-    let founder = plan(life(Role::Founder, Vec::new()));
-    let founded = Arena::new(&nothing, cast, dir, None)?.play(&founder, Ask::default())?;
+    let beginning = plan(life(Role::Founder, Vec::new()));
+    let founded = Arena::new(&nothing, cast, dir, None)?.play(&beginning, Ask::default())?;
     if founded.exits.first() != Some(&Some(Exit::Code(0))) {
         let message = founded.lines.iter().find_map(|line| match line {
             Line::Life(life) => life.message.clone(),

@@ -1,6 +1,6 @@
 //! The picture of processes that come no further: who waits for what, and who has it.
 
-use crate::run::trace::{LockKind, Operation, Phase, ProcessId, Scene, Stop};
+use crate::run::trace::{LockKind, Operation, Phase, ProcessId, Stop};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn of(stop: &Stop, _scene: &Scene<'_>) -> Self {
+    pub(super) fn of(stop: &Stop) -> Self {
         let (mut start, mut length, mut exclusive) = (0, 0, true);
         if let Operation::Lock { lock, .. } = &stop.operation {
             (start, length) = (lock.start, lock.length);
@@ -78,14 +78,14 @@ impl Stuck {
 }
 
 /// Who waits for what, by what the threads said and the kernel's own list of locks.
-pub(super) fn picture(deadlock: bool, steps: u32, who: Vec<Thread>, _: &Scene<'_>) -> Stuck {
+pub(super) fn picture(deadlock: bool, steps: u32, who: &[Thread]) -> Stuck {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let mut lines = Vec::new();
-    for thread in &who {
+    for thread in who {
         let mut line = format!("process {} ", thread.slot);
         let done = match &thread.waits {
             Some(waits) => {
-                let holders = holders(&locks, waits, thread, &who);
+                let holders = holders(&locks, waits, thread, who);
                 let held = if holders.is_empty() {
                     "that nobody here holds".to_owned()
                 } else {

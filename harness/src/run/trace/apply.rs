@@ -196,6 +196,7 @@ impl Supervisor {
     }
 
     /// Changes a call that waits for a lock into one that does not; `EINVAL` if it does not wait.
+    #[expect(clippy::result_large_err, reason = "the stop is given back to be dealt with")]
     pub(super) fn attempted(&mut self, stop: Stop) -> Result<Leaving, (Stop, Errno)> {
         const COMMAND: usize = 1;
         let asked = stop.call.arguments[COMMAND];

@@ -123,6 +123,7 @@ pub enum Operation {
 impl Operation {
     /// Decodes a call. Fails only where the victim's own pointers lead nowhere.
     #[expect(clippy::many_single_char_names, reason = "the six arguments of a system call")]
+    #[expect(clippy::too_many_lines, reason = "a line or two for each call")]
     pub(super) fn decode(call: &Syscall, memory: &Memory) -> io::Result<Self> {
         let [a, b, c, d, e, f] = call.arguments;
         let at_cwd = |address| path_at(memory, libc::AT_FDCWD, address);

@@ -16,6 +16,7 @@ pub enum Leftovers {
 }
 
 /// The settings of a supervisor.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Which calls stop.
