@@ -56,11 +56,9 @@ fn a_planted_race_is_found_and_its_bundle_replays_to_the_step() {
 }
 
 #[test]
-fn a_damaged_bundle_is_refused_and_so_is_one_of_another_build() {
+fn a_damaged_bundle_is_refused() {
     let (_, report, place) = explored(&of_repository("claim-race", &[]));
     let bundle = place.beside(&format!("out/{}", report.bundles[0]));
-    let other = run(&["replay", &bundle, "--engine", "system"]);
-    assert_eq!(other.code, 2, "{}", other.stderr);
     let mut bytes = std::fs::read(&bundle).unwrap();
     let place_of = bytes.windows(9).position(|w| w == b"\"decided\"").unwrap();
     bytes[place_of + 1] = b'D';
