@@ -41,6 +41,10 @@ enum Command {
     RealFs(RealFs),
     /// Lists the builds of SQLite that processes can run on, and builds them.
     Engines(Engines),
+    /// Runs a failing schedule again, from its bundle.
+    Replay(Replay),
+    /// Finds the smallest schedule with the finding of a bundle, and explains it.
+    Shrink(Shrink),
     /// Judges a stored history again.
     Judge(Judge),
     /// Lists the scenarios that are built in.
@@ -301,6 +305,64 @@ pub(crate) struct Power {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Replay {
+    /// What `run` wrote.
+    pub(crate) bundle: PathBuf,
+    /// How often.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) times: u32,
+    /// Run it although it was made with another engine version or worker build.
+    #[arg(long)]
+    pub(crate) any_build: bool,
+    /// Directory under which the database lies; memory if there is such a place.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineChoice,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Shrink {
+    /// What `run` wrote.
+    pub(crate) bundle: PathBuf,
+    /// How long it may take: 2m.
+    #[arg(long, value_parser = parse_budget)]
+    pub(crate) budget: Option<Duration>,
+    /// The smaller bundle; beside the first if not given.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// A scenario of its own to write, as for `scenarios/regression/`.
+    #[arg(long)]
+    pub(crate) scenario: Option<PathBuf>,
+    /// Shrink it although it was made with another engine version or worker build.
+    #[arg(long)]
+    pub(crate) any_build: bool,
+    /// Directory under which the database lies; memory if there is such a place.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Where no disk is waited for, if there is such a place.
+fn memory_place(dir: Option<&PathBuf>) -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    dir.cloned().unwrap_or_else(|| if memory.is_dir() { memory } else { std::env::temp_dir() })
+}
+
+impl Replay {
+    /// Where the database lies.
+    pub(crate) fn place(&self) -> PathBuf {
+        memory_place(self.dir.as_ref())
+    }
+}
+
+impl Shrink {
+    /// Where the database lies.
+    pub(crate) fn place(&self) -> PathBuf {
+        memory_place(self.dir.as_ref())
+    }
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Judge {
     /// A history.jsonl.
     pub(crate) history: PathBuf,
@@ -343,6 +405,8 @@ pub fn main() -> Exit {
         Command::Power(power) => command::power(&power),
         Command::RealFs(real_fs) => command::real_fs(&real_fs),
         Command::Engines(engines) => command::engines(&engines),
+        Command::Replay(replay) => command::replay(&replay),
+        Command::Shrink(shrink) => command::shrink(&shrink),
         Command::Judge(judge) => command::judge(&judge),
         Command::List => command::list(),
     };

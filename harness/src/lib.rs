@@ -24,6 +24,7 @@ pub mod history;
 pub mod run;
 pub mod oracle;
 pub mod report;
+pub mod bundle;
 pub mod command;
 mod cli;
 mod exit;

@@ -79,6 +79,12 @@ pub enum FindingKind {
     UnexpectedExit,
     /// A process did not end within its deadline, and was killed.
     Hung,
+    /// Processes wait for one another, and none can ever go on.
+    Deadlock,
+    /// Processes go on and on, and none gets anywhere.
+    LiveLock,
+    /// The same plan, run twice, went two ways.
+    NotDeterministic,
     /// A connection had other pragmas than asked for.
     SettingNotEffective,
     /// A planned fault was not carried out, or never at the moment it was planned for.
@@ -114,8 +120,11 @@ impl FindingKind {
             | Self::RecoveryDiverged
             | Self::CheckpointNotIdempotent
             | Self::UnexpectedExit
-            | Self::Hung => Verdict::Fail,
-            Self::SettingNotEffective
+            | Self::Hung
+            | Self::Deadlock
+            | Self::LiveLock => Verdict::Fail,
+            Self::NotDeterministic
+            | Self::SettingNotEffective
             | Self::FaultNotDelivered
             | Self::LedgerCutShort
             | Self::NothingAcked
@@ -145,6 +154,9 @@ impl FindingKind {
             Self::CheckpointNotIdempotent => "checkpoint-not-idempotent",
             Self::UnexpectedExit => "unexpected-exit",
             Self::Hung => "hung",
+            Self::Deadlock => "deadlock",
+            Self::LiveLock => "live-lock",
+            Self::NotDeterministic => "not-deterministic",
             Self::SettingNotEffective => "setting-not-effective",
             Self::FaultNotDelivered => "fault-not-delivered",
             Self::LedgerCutShort => "ledger-cut-short",

@@ -1,5 +1,6 @@
 //! Why a command could not do what it was asked.
 
+use crate::bundle::BundleError;
 use crate::exit::Exit;
 use crate::history::HistoryError;
 use crate::run::trace::TraceError;
@@ -26,6 +27,9 @@ pub enum CommandError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A bundle that cannot be written: exit 70; one that cannot be read or run: exit 2.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// A history that cannot be read: exit 2.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -53,7 +57,9 @@ impl CommandError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Scenario(_)
+            Self::Bundle(BundleError::Write { .. }) => Exit::Failed,
+            Self::Bundle(_)
+            | Self::Scenario(_)
             | Self::Usage(_)
             | Self::Place { .. }
             | Self::Engine(_)

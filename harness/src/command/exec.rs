@@ -100,6 +100,7 @@ fn finish(
         sweeps: Vec::new(),
         powers: Vec::new(),
         execs: vec![told],
+        schedules: Vec::new(),
         recommendation: None,
         not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
     };

@@ -4,7 +4,7 @@ use super::engines::Choice;
 use super::execute::{Executed, Execution, Spent, execute};
 use super::place::Place;
 use super::progress::{Progress, interruptible};
-use super::{CommandError, print, say};
+use super::{CommandError, print, say, schedule};
 use crate::cli::{Common, Format, Run};
 use crate::exit::Exit;
 use crate::oracle::Tally;
@@ -35,6 +35,9 @@ fn lanes() -> usize {
 
 /// Carries out the command.
 pub(crate) fn run(run: &Run) -> Result<Exit, CommandError> {
+    if run.files.iter().any(|file| schedule::is_one(file)) {
+        return schedule::run(run);
+    }
     let choice = Choice::of(&run.engine)?;
     let scenarios = gather(run, &choice)?;
     let seed = run.common.seed.unwrap_or_else(fresh_seed);
@@ -136,7 +139,7 @@ fn plan_only(scenarios: &[(String, Scenario)], seed: u64) -> Result<Exit, Comman
 }
 
 /// The command that does the same again.
-fn command_line(run: &Run, seed: u64) -> String {
+pub(super) fn command_line(run: &Run, seed: u64) -> String {
     let mut words = vec!["killpoint run".to_owned()];
     words.extend(run.files.iter().map(|file| file.display().to_string()));
     if run.canaries {
@@ -249,6 +252,7 @@ impl Suite<'_> {
             sweeps: Vec::new(),
             powers: Vec::new(),
             execs: Vec::new(),
+            schedules: Vec::new(),
             recommendation: None,
             not_shown: NOT_SHOWN.iter().map(|text| (*text).to_owned()).collect(),
         }

@@ -7,6 +7,7 @@
 //! In: a [`Scenario`] and a seed. Out: one [`CyclePlan`] after another.
 //! Not here: what really happened, which is `history`.
 
+pub mod schedule;
 mod stream;
 
 pub use stream::{Stream, round_seed};
@@ -227,6 +228,7 @@ impl Plan {
             durability: BTreeMap::new(),
             ack_fd: None,
             header_check: setting.header_check && role != Role::Visitor,
+            untimed: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! JUnit XML, for the CI that shows it: one test case a scenario, sweep or command.
 
+use super::schedule::ScheduleSetting;
 use super::{Report, ScenarioReport, sweep};
 use crate::verdict::{Finding, Verdict};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
@@ -37,6 +38,19 @@ pub fn render(report: &Report) -> Result<String, quick_junit::SerializeError> {
             findings: &exec.findings,
             elapsed_ms: exec.elapsed_ms,
             told: exec.line(),
+        };
+        suite.add_test_case(case(judged));
+    }
+    for schedule in &report.schedules {
+        let lines: Vec<String> = schedule.settings.iter().map(ScheduleSetting::line).collect();
+        let judged = Judged {
+            name: &schedule.name,
+            as_expected: schedule.as_expected,
+            message: format!("{}, expected {}", schedule.verdict, schedule.expect),
+            verdict: schedule.verdict,
+            findings: &schedule.findings,
+            elapsed_ms: schedule.elapsed_ms,
+            told: lines.join("\n"),
         };
         suite.add_test_case(case(judged));
     }

@@ -14,6 +14,7 @@ pub mod cost;
 pub mod exec;
 pub mod junit;
 pub mod power;
+pub mod schedule;
 pub mod summary;
 pub mod sweep;
 pub mod table;
@@ -77,6 +78,9 @@ pub struct Report {
     /// What was run; of `exec` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub execs: Vec<exec::ExecReport>,
+    /// One for each scenario of schedules and round.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<schedule::ScheduleReport>,
     /// What the rows come to; of `tune` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recommendation: Option<String>,
@@ -275,6 +279,7 @@ impl Report {
             sweeps: Vec::new(),
             powers: Vec::new(),
             execs: Vec::new(),
+            schedules: Vec::new(),
             recommendation: None,
             not_shown: Vec::new(),
         }

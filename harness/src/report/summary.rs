@@ -42,6 +42,9 @@ pub fn render(report: &Report) -> String {
     for exec in &report.execs {
         line(format_args!("{}", exec.markdown()));
     }
+    for schedule in &report.schedules {
+        line(format_args!("{}", schedule.markdown()));
+    }
     if !report.configs.is_empty() {
         line(format_args!("\n## Settings side by side\n"));
         line(format_args!("{}\n", table::render(&report.configs, true)));

@@ -15,6 +15,7 @@ mod pause;
 pub mod machine;
 pub mod power;
 mod probe;
+pub mod schedule;
 mod supervise;
 pub mod sweep;
 pub mod trace;

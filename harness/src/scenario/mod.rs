@@ -10,6 +10,7 @@ pub mod builtin;
 mod check;
 mod load;
 pub mod power;
+pub mod schedule;
 pub mod sweep;
 
 pub use load::{ScenarioError, load, parse};

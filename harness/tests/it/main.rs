@@ -25,6 +25,8 @@ mod power;
 mod real_fs;
 /// The committed results are what the repository makes.
 mod results;
+/// Schedules: found, replayed, the same twice.
+mod schedule;
 /// A script struck at every point.
 mod sweep;
 /// The rules that the tree keeps.

@@ -11,9 +11,14 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ("report", &["scenario", "plan", "history", "oracle"]),
 ];
 
-/// The only parts of `run` that others may name: the machine, and the names of phases and errors.
-const OF_RUN: [&str; 2] =
-    ["crate::run::machine", "use crate::run::trace::{ErrorCode, PhasePattern};"];
+/// The only parts of `run` that others may name: the machine, and the words for phases, errors,
+/// faults and traps.
+const OF_RUN: [&str; 4] = [
+    "crate::run::machine",
+    "use crate::run::trace::{ErrorCode, PhasePattern};",
+    "use crate::run::trace::{ErrorCode, PhasePattern, Trap};",
+    "use crate::run::trace::{ErrorCode, Fault, KillWhen, Phase, PhasePattern, Whom};",
+];
 
 fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();

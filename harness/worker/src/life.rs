@@ -6,9 +6,9 @@
 use crate::content;
 use crate::engine;
 use crate::fork;
-use crate::ledger::{Activity, Ledger, Reason, Slot, now_ns};
+use crate::ledger::{self, Activity, Ledger, Reason, Slot, now_ns};
 use crate::shim;
-use crate::target::{self, Done, Failure, Op, Target};
+use crate::target::{self, Done, Failure, Mode, Op, Target};
 use crate::visit;
 use crate::wire::{self, EXIT_FULL, EXIT_OPEN, EXIT_STORE, Flaw, Life, Role, Shape, Step};
 use hardboard::OpKey;
@@ -33,6 +33,9 @@ pub(crate) fn live(ledger: &'static Ledger, index: usize, path: &Path, life: &Li
 /// The same for a single connection: what a visitor does again and again.
 pub(crate) fn once(ledger: &'static Ledger, index: usize, path: &Path, life: &Life) -> i32 {
     let slot = ledger.slot(index);
+    if life.untimed {
+        ledger::leave_out_times();
+    }
     let code = match begin(slot, path, life) {
         Ok(target) => play(ledger, index, path, target, life),
         Err(message) => {
@@ -369,15 +372,18 @@ impl Writer<'_> {
                     drop(self.send(&Op::Complete { task, token, result: &result }));
                     token = 0;
                 }
-                Step::Checkpoint => self.checkpoint_once(),
+                Step::Checkpoint => self.checkpoint_once(Mode::Passive),
+                Step::CheckpointFull => self.checkpoint_once(Mode::Full),
+                Step::CheckpointRestart => self.checkpoint_once(Mode::Restart),
+                Step::CheckpointTruncate => self.checkpoint_once(Mode::Truncate),
             }
         }
         End::Drained
     }
 
     /// What a checkpoint that fails leaves undone is left to the next.
-    fn checkpoint_once(&mut self) {
-        if let Err(error) = self.target.checkpoint() {
+    fn checkpoint_once(&mut self, mode: Mode) {
+        if let Err(error) = self.target.checkpoint(mode) {
             self.slot.set_message(&format!("checkpoint: {error}"));
         }
     }
@@ -443,7 +449,7 @@ impl Writer<'_> {
             let enough = i64::from(self.shape().checkpoint_pages);
             let answer = match ask(self.target.connection()) {
                 Ok(pages) if pages < enough => Ok(None),
-                Ok(_) => self.target.checkpoint(),
+                Ok(_) => self.target.checkpoint(Mode::Passive),
                 Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
                     Ok(None)
                 }

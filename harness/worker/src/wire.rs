@@ -109,6 +109,9 @@ pub struct Life {
     /// connection is open: POSIX then drops all locks that the process holds on the file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub header_check: bool,
+    /// Whether its ledger holds no times: a look at the clock is a call where the vDSO is hidden.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untimed: bool,
 }
 
 /// A SQLite that processes can run on, by the name that scenarios have for it.
@@ -163,7 +166,7 @@ impl EngineName {
 }
 
 /// One step of a script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Creates a task.
@@ -178,6 +181,12 @@ pub enum Step {
     Complete,
     /// Checkpoints as far as it can be done without waiting.
     Checkpoint,
+    /// Waits for the writer, and checkpoints everything.
+    CheckpointFull,
+    /// The same, and has the next writer begin the WAL anew.
+    CheckpointRestart,
+    /// The same, and cuts the WAL to nothing.
+    CheckpointTruncate,
 }
 
 /// What a process does until it is killed or told to drain.
@@ -240,6 +249,12 @@ pub enum Flaw {
     NeverEnds,
     /// Has `journal_mode` off: a kill may tear a transaction over several pages.
     NoJournal,
+    /// Looks for a task to claim in one transaction, and claims it in another without a second
+    /// look.
+    CheckThenAct,
+    /// The hardened store without its one checkpoint owner: SQLite's own automatic checkpoints, by
+    /// whoever commits.
+    NoOwner,
     /// Does not sync the WAL before a checkpoint writes to the database.
     NoWalSync,
     /// Does not sync the directory in which it has made a file.

@@ -76,6 +76,19 @@ impl Engine {
         Ok(engine)
     }
 
+    /// BLAKE3 of the files that a worker on it consists of: the worker, and its library.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        let library = self.libraries.as_ref().map(|dir| dir.join("libsqlite3.so.0"));
+        for file in [Some(self.worker.clone()), library].into_iter().flatten() {
+            // One that cannot be read could not have been started.
+            hash.update(&std::fs::read(file).unwrap_or_default());
+        }
+        hash.update(self.loaded.source_id.as_bytes());
+        hash.finalize().to_hex().to_string()
+    }
+
     /// A command that starts a worker on this engine: its arguments are those of
     /// [`killpoint_worker::main`]. Nothing of our environment reaches it.
     pub(super) fn command(&self) -> Command {

@@ -115,6 +115,7 @@ fn performer(script: &Script, setting: Setting, session: i64) -> Life {
         durability: BTreeMap::new(),
         ack_fd: None,
         header_check: false,
+        untimed: false,
     }
 }
 
@@ -224,7 +225,7 @@ impl<'a> Range<'a> {
         if let Some(cpu) = cpu {
             command = command.cpus([cpu]);
         }
-        let nursery = Nursery::start(command, BELL_FD, CALLS)?;
+        let nursery = Nursery::start(command, BELL_FD, CALLS, false)?;
         let file = dir.join("board.db");
         Ok(Self { prepared, file, dir, ledger, nursery, order: order.into() })
     }
@@ -326,7 +327,7 @@ pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Runs the calling thread on one processor. That it may not is no failure: it is only slower.
-fn pin(cpu: usize) {
+pub(super) fn pin(cpu: usize) {
     let mut set = nix::sched::CpuSet::new();
     if set.set(cpu).is_ok() {
         let this_thread = nix::unistd::Pid::from_raw(0);

@@ -46,6 +46,11 @@ impl Alarm {
         Ok(Self { timer, set_for: None, _of_one_thread: PhantomData })
     }
 
+    /// Whether it is set for `moment` or an earlier one. Once due it goes on going off.
+    pub(super) fn goes_off_by(&self, moment: Instant) -> bool {
+        self.set_for.is_some_and(|set| set <= moment)
+    }
+
     /// Sets the alarm for `moment`, or turns it off. Free if nothing changes.
     pub(super) fn set(&mut self, moment: Option<Instant>) -> Result<(), Errno> {
         if self.set_for == moment {

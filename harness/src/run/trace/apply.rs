@@ -28,9 +28,12 @@ impl Supervisor {
             }
             Decision::SkipSleep if stop.operation == Operation::Sleep => {
                 self.log.sleeps_skipped += 1;
+                self.slept(stop.process, &stop.call);
                 self.skip(stop.thread, 0)
             }
             Decision::SkipSleep | Decision::Continue => self.happen(stop, false, None),
+            Decision::Until(trap) => self.happen_until(stop, trap),
+            Decision::Try => self.attempt(stop),
             Decision::Fault(fault) => self.fault(stop, fault),
             // The thread stays where it is until it is killed.
             Decision::EndRun => {
@@ -49,21 +52,21 @@ impl Supervisor {
     ) -> Result<(), TraceError> {
         self.state.before_call(&stop);
         if observe || fault.is_some() || self.state.needs_result(&stop) {
-            self.leave(Leaving { stop, observe, fault, restore: None })
+            self.leave(Leaving { stop, observe, fault, restore: None, again: false })
         } else {
             self.resume(stop.thread, Resume::Run, 0)
         }
     }
 
     /// Lets the call happen and stops the thread when it leaves it.
-    fn leave(&mut self, leaving: Leaving) -> Result<(), TraceError> {
+    pub(super) fn leave(&mut self, leaving: Leaving) -> Result<(), TraceError> {
         let thread = leaving.stop.thread;
         self.resume(thread, Resume::ToExit, 0)?;
         self.set_activity(thread, Activity::Leaving(Box::new(leaving)));
         Ok(())
     }
 
-    fn skip(&mut self, thread: ThreadId, result: i64) -> Result<(), TraceError> {
+    pub(super) fn skip(&mut self, thread: ThreadId, result: i64) -> Result<(), TraceError> {
         match arch::skip_call(thread.0, result) {
             Ok(()) => self.resume(thread, Resume::Run, 0),
             Err(errno) => unless_dead(thread, "skip the call", errno),
@@ -152,7 +155,13 @@ impl Supervisor {
         match self.cut(&stop, bytes) {
             Ok(restore) => {
                 let fault = Some((fault, receipt));
-                self.leave(Leaving { stop, observe: false, fault, restore: Some(restore) })
+                self.leave(Leaving {
+                    stop,
+                    observe: false,
+                    fault,
+                    restore: Some(restore),
+                    again: false,
+                })
             }
             Err(errno) => unless_dead(stop.thread, "shorten the call", errno),
         }
@@ -186,6 +195,28 @@ impl Supervisor {
         Err(Errno::EINVAL)
     }
 
+    /// Changes a call that waits for a lock into one that does not; `EINVAL` if it does not wait.
+    #[expect(clippy::result_large_err, reason = "the stop is given back to be dealt with")]
+    pub(super) fn attempted(&mut self, stop: Stop) -> Result<Leaving, (Stop, Errno)> {
+        const COMMAND: usize = 1;
+        let asked = stop.call.arguments[COMMAND];
+        let command = super::operation::low(asked).cast_signed();
+        let tried = match (stop.call.sys, command) {
+            (Sys::FcntlLock, libc::F_SETLKW) => libc::F_SETLK,
+            (Sys::FcntlLock, libc::F_OFD_SETLKW) => libc::F_OFD_SETLK,
+            (Sys::Flock, command) if command & libc::LOCK_NB == 0 => command | libc::LOCK_NB,
+            _ => return Err((stop, Errno::EINVAL)),
+        };
+        self.state.before_call(&stop);
+        match arch::set_argument(stop.thread.0, COMMAND, u64::from(tried.cast_unsigned())) {
+            Ok(()) => {
+                let restore = Some(Restore { argument: (COMMAND, asked), memory: None });
+                Ok(Leaving { stop, observe: true, fault: None, restore, again: true })
+            }
+            Err(errno) => Err((stop, errno)),
+        }
+    }
+
     /// A thread has left the call that it was let into.
     pub(super) fn left(
         &mut self,
@@ -193,7 +224,7 @@ impl Supervisor {
         leaving: Leaving,
         result: i64,
     ) -> Result<(), TraceError> {
-        let Leaving { stop, observe, fault, restore } = leaving;
+        let Leaving { stop, observe, fault, restore, again } = leaving;
         let thread = stop.thread;
         self.state.after_call(thread, &stop.operation, result);
         if let Some(restore) = restore {
@@ -201,6 +232,13 @@ impl Supervisor {
         }
         if observe {
             self.tell_result(driver, &stop, result);
+        }
+        if again && (result == -i64::from(libc::EAGAIN) || result == -i64::from(libc::EACCES)) {
+            if let Err(errno) = arch::repeat_call(thread.0, stop.call.sys) {
+                return unless_dead(thread, "repeat the call", errno);
+            }
+            self.park(thread);
+            return Ok(());
         }
         let Some((fault, receipt)) = fault else {
             return self.resume(thread, Resume::Run, 0);
@@ -275,6 +313,10 @@ impl Supervisor {
                 }
             }
             self.held.retain(|stop| stop.process != victim);
+            let threads = &self.state.threads;
+            self.parked.retain(|thread| {
+                threads.get(thread).is_some_and(|record| record.process != victim)
+            });
             self.timers.retain(|timer| timer.stop.process != victim);
         }
         Ok(())

@@ -45,11 +45,19 @@ pub enum CallKind {
     /// `io_uring_setup`. Traced always: what goes through a ring makes no stops, so a run must say
     /// that there was one.
     Ring,
+    /// `getrandom`: answered where the [`World`](super::World) is made up.
+    Random,
+    /// `clock_gettime`, `gettimeofday`, `time`: likewise.
+    Clock,
+    /// `getpid`, `gettid`, `getppid`: likewise.
+    Identity,
+    /// `flock`, which SQLite itself does not use.
+    FileLock,
 }
 
 impl CallKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Write,
         Self::PositionedRead,
         Self::StreamRead,
@@ -66,10 +74,14 @@ impl CallKind {
         Self::Sleep,
         Self::Copy,
         Self::Ring,
+        Self::Random,
+        Self::Clock,
+        Self::Identity,
+        Self::FileLock,
     ];
 
     const fn bit(self) -> u32 {
-        // The discriminants are 0 to 15.
+        // The discriminants are 0 to 19.
         1 << (self as u8)
     }
 }
@@ -108,6 +120,26 @@ impl CallSet {
         .with(CallKind::StreamRead)
         .with(CallKind::Copy);
 
+    /// What a scheduler stops at: everything that one process can see of another's doing on a
+    /// database. Reads are left out, since what they see was written at another stop; `close`
+    /// keeps the descriptor table right.
+    pub const SCHEDULE: Self = Self::WRITES_AND_SYNCS
+        .with(CallKind::Lock)
+        .with(CallKind::FileLock)
+        .with(CallKind::Close)
+        .with(CallKind::Unlink)
+        .with(CallKind::Rename)
+        .with(CallKind::Map)
+        .with(CallKind::Sleep);
+
+    /// What is answered where the [`World`](super::World) is made up. Opens are among it for the
+    /// sake of `/dev/urandom`.
+    pub const WORLD: Self = Self::NONE
+        .with(CallKind::Random)
+        .with(CallKind::Clock)
+        .with(CallKind::Identity)
+        .with(CallKind::Open);
+
     /// Everything.
     pub const ALL: Self = {
         let mut all = Self::NONE;
@@ -123,6 +155,12 @@ impl CallSet {
     #[must_use]
     pub const fn with(self, kind: CallKind) -> Self {
         Self(self.0 | kind.bit())
+    }
+
+    /// What is in either set.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// This set without `kind`.
@@ -192,6 +230,7 @@ calls! {
     Truncate "truncate" Truncate;
     Fallocate "fallocate" Truncate;
     FcntlLock "fcntl" Lock;
+    Flock "flock" FileLock;
     Open "open" Open;
     Openat "openat" Open;
     Openat2 "openat2" Open;
@@ -218,6 +257,13 @@ calls! {
     Splice "splice" Copy;
     IoctlClone "ioctl" Copy;
     IoUringSetup "io_uring_setup" Ring;
+    Getrandom "getrandom" Random;
+    ClockGettime "clock_gettime" Clock;
+    Gettimeofday "gettimeofday" Clock;
+    Time "time" Clock;
+    Getpid "getpid" Identity;
+    Gettid "gettid" Identity;
+    Getppid "getppid" Identity;
 }
 
 impl Sys {

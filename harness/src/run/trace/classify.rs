@@ -71,6 +71,7 @@ pub(super) fn classify(
         | Operation::Unmap { .. }
         | Operation::Allocate { .. }
         | Operation::Ring
+        | Operation::World
         | Operation::Dup { .. } => Phase::Other,
     }
 }

@@ -136,6 +136,22 @@ pub enum Fault {
     },
 }
 
+/// Where between two calls a thread is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Trap {
+    /// Once it has touched, read or written, eight bytes of the wal-index, by a hardware
+    /// watchpoint. Nothing happens if the process has not mapped them.
+    Touch {
+        /// Where they begin in the `-shm` file; a multiple of 8.
+        offset: u64,
+        /// How many touches are let pass before.
+        skip: u32,
+    },
+    /// After so many instructions, one by one: a hundred times slower, and always to be had.
+    Steps(u32),
+}
+
 /// What to do with a stopped thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -147,6 +163,13 @@ pub enum Decision {
     Hold,
     /// A sleep takes no time: the call is not made and returns 0. Other calls just happen.
     SkipSleep,
+    /// Let the call happen, and stop the thread in the midst of its own code:
+    /// [`Driver::at_trap`] is asked then. Its next traced call ends the trap.
+    Until(Trap),
+    /// Let a call that waits for a lock happen without waiting. If the lock cannot be had the
+    /// thread stands before the call again, and the driver is told `-EAGAIN`. Other calls just
+    /// happen.
+    Try,
     /// Break something.
     Fault(Fault),
     /// Kill everything and end the run. The call does not happen.
@@ -188,6 +211,9 @@ pub enum Event {
 pub struct Standing<'a> {
     /// The stops that are held, the longest first.
     pub held: &'a [Stop],
+    /// Threads that stand still at no call, likewise: new ones where one runs at a time, those
+    /// that a trap has stopped, those that tried a lock in vain.
+    pub parked: &'a [ThreadId],
     /// Threads that are running, or blocked in a call.
     pub running: usize,
     /// How long nothing has happened.
@@ -202,7 +228,8 @@ pub enum Choice {
     /// None; ask again after this time if nothing has happened.
     WaitAtMost(Duration),
     /// This one, with this decision ([`Decision::Hold`] counts as [`Decision::Continue`]). The
-    /// question is asked again at once. A thread that is not held counts as [`Choice::Wait`].
+    /// question is asked again at once. A thread that is neither held nor parked counts as
+    /// [`Choice::Wait`].
     Release(ThreadId, Decision),
 }
 
@@ -217,6 +244,12 @@ pub trait Driver {
     /// The call of a stop that was answered with [`Decision::Observe`] has returned `result`:
     /// `-errno` if it failed. Not called if the process died in it.
     fn at_result(&mut self, _stop: &Stop, _result: i64, _scene: &Scene<'_>) {}
+
+    /// A thread was stopped by its [`Trap`]. [`Decision::Hold`] keeps it there,
+    /// [`Decision::Until`] sets another trap; anything else lets it go on.
+    fn at_trap(&mut self, _thread: ThreadId, _process: ProcessId, _scene: &Scene<'_>) -> Decision {
+        Decision::Continue
+    }
 
     /// A process started, forked, executed or ended.
     fn at_event(&mut self, _event: &Event, _scene: &Scene<'_>) {}

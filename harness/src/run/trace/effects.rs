@@ -9,7 +9,7 @@ use super::calls::Sys;
 use super::driver::Stop;
 use super::files::{FileRef, Files, HeldLock, Range, Role, Slot, effective_position, file_bytes};
 use super::operation::{LockCall, LockKind, Operation, Syscall, low};
-use super::state::State;
+use super::state::{Mapping, State};
 use super::{ProcessId, ThreadId};
 
 impl State {
@@ -39,7 +39,7 @@ impl State {
             Operation::Unmap { address, length } => {
                 if let Some(record) = self.processes.get_mut(&process) {
                     let gone = *address..address.saturating_add(*length);
-                    record.maps.retain(|(at, _, _)| !gone.contains(at));
+                    record.maps.retain(|map| !gone.contains(&map.address));
                 }
             }
             _ => {}
@@ -161,11 +161,11 @@ impl State {
                 let copied = self.table_mut(owner).slot(*from).clone();
                 self.table_mut(owner).set(fd, copied);
             }
-            Operation::Map { fd, length, .. } => {
+            Operation::Map { fd, offset, length, .. } => {
                 let file = self.file_of(process, *fd);
                 let (Some(file), Ok(address)) = (file, u64::try_from(result)) else { return };
                 if let Some(record) = self.processes.get_mut(&process) {
-                    record.maps.push((address, *length, file));
+                    record.maps.push(Mapping { address, length: *length, offset: *offset, file });
                 }
             }
             _ => {}

@@ -1,5 +1,6 @@
 //! What each report of the kernel means, and the stop-by-stop conversation with the driver.
 
+use super::arch;
 use super::driver::{Driver, Event, Stop, Whom};
 use super::examine::Examined;
 use super::filter;
@@ -9,6 +10,7 @@ use super::report::Exit;
 use super::scene::Scene;
 use super::state::Activity;
 use super::supervisor::{Supervisor, unless_dead};
+use super::world;
 use super::{ProcessId, Sys, ThreadId, TraceError};
 
 impl Supervisor {
@@ -42,6 +44,10 @@ impl Supervisor {
             Status::Event { event: event::SECCOMP, .. } => self.at_call(driver, thread),
             Status::Call => self.at_exit_of_call(driver, thread),
             Status::Event { event: event::STOP, signal } => {
+                if self.is_new(thread) && self.state.options.one_at_a_time {
+                    self.park(thread);
+                    return Ok(());
+                }
                 let stopped =
                     matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
                 let how = if stopped { Resume::Listen } else { Resume::Run };
@@ -64,11 +70,19 @@ impl Supervisor {
                 self.executed(driver, thread);
                 self.resume(thread, Resume::Run, 0)
             }
+            Status::Signal(libc::SIGTRAP) if self.trap_of(thread).is_some() => {
+                self.at_trap(driver, thread)
+            }
             Status::Signal(signal) => self.resume(thread, Resume::Run, signal),
             Status::Event { .. } | Status::Exited(_) | Status::Killed { .. } => {
                 self.resume(thread, Resume::Run, 0)
             }
         }
+    }
+
+    fn is_new(&self, thread: ThreadId) -> bool {
+        let activity = self.state.threads.get(&thread).map(|record| &record.activity);
+        matches!(activity, Some(Activity::Starting))
     }
 
     fn is_dying(&self, thread: ThreadId) -> bool {
@@ -107,14 +121,21 @@ impl Supervisor {
         // All other threads are gone, and the caller has taken the number of the first.
         self.state.threads.retain(|id, record| *id == thread || record.process != process);
         self.held.retain(|stop| stop.process != process);
+        let threads = &self.state.threads;
+        self.parked.retain(|parked| threads.contains_key(parked) && *parked != thread);
         self.timers.retain(|timer| timer.stop.process != process);
         self.state.executed(process);
+        if self.answers.is_some() {
+            // Fails only if the process is gone.
+            world::prepare_program(process.0).ok();
+        }
         driver.at_event(&Event::Executed { process }, &self.scene());
     }
 
     fn gone(&mut self, driver: &mut dyn Driver, thread: ThreadId, exit: Exit) {
         let Some(record) = self.state.threads.remove(&thread) else { return };
         self.held.retain(|stop| stop.thread != thread);
+        self.parked.retain(|parked| *parked != thread);
         self.timers.retain(|timer| timer.stop.thread != thread);
         let process = record.process;
         // The end of the first thread is reported last, and is that of the process.
@@ -146,6 +167,11 @@ impl Supervisor {
             return self.resume(thread, Resume::Run, 0);
         };
         let call = Syscall { sys, arguments };
+        // What is only answered is no call to a trap: it goes on behind it.
+        if self.answer(thread, &call)? {
+            return Ok(());
+        }
+        self.end_trap(thread)?;
         match self.state.examine(thread, call) {
             Examined::Ignored => {
                 self.state.before_ignored_call(thread, &call);
@@ -178,6 +204,12 @@ impl Supervisor {
         };
         match self.set_activity(thread, Activity::Standing) {
             Some(Activity::Leaving(leaving)) => self.left(driver, *leaving, result),
+            Some(Activity::Substituted { index, value }) => {
+                if let Err(errno) = arch::set_argument(thread.0, index, value) {
+                    return unless_dead(thread, "put back the path", errno);
+                }
+                self.resume(thread, Resume::Run, 0)
+            }
             Some(Activity::Opening(operation)) => {
                 self.state.after_call(thread, &operation, result);
                 self.resume(thread, Resume::Run, 0)

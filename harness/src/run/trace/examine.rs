@@ -64,7 +64,14 @@ impl State {
             matches!(self.table_mut(owner).slot(*fd), Slot::Undecided(_))
         });
         let by_fd_alone = fd.is_some() && call.sys.kind() != CallKind::Copy;
-        if by_fd_alone && file.is_none() && undecided.is_none() && !self.options.other_files {
+        // Where one thread runs at a time, none may wait for another in the kernel.
+        let waits = self.options.one_at_a_time && waits_for_lock(&call);
+        if by_fd_alone
+            && !waits
+            && file.is_none()
+            && undecided.is_none()
+            && !self.options.other_files
+        {
             return Examined::Ignored;
         }
         if call.sys == Sys::IoUringSetup {
@@ -81,7 +88,8 @@ impl State {
         };
         let subject = self.subject(process, &operation, file, undecided);
         let known = subject.file.or(subject.target);
-        if known.is_none() && operation != Operation::Sleep && !self.options.other_files {
+        let matters = known.is_some() || operation == Operation::Sleep || waits;
+        if !matters && !self.options.other_files {
             if subject.may_become {
                 return Examined::NewDescriptor(operation);
             }
@@ -182,8 +190,8 @@ impl State {
     fn mapped_at(&self, process: ProcessId, address: u64) -> Option<FileRef> {
         let maps = &self.processes.get(&process)?.maps;
         maps.iter()
-            .find(|(at, length, _)| (*at..at.saturating_add(*length)).contains(&address))
-            .map(|(_, _, file)| *file)
+            .find(|map| (map.address..map.address.saturating_add(map.length)).contains(&address))
+            .map(|map| map.file)
     }
 
     /// The file that an `open` opens or makes.
@@ -227,6 +235,16 @@ fn real_path(process: ProcessId, path: &PathArgument) -> std::path::PathBuf {
     fs::canonicalize(&shown).unwrap_or(shown)
 }
 
+/// Whether a call waits in the kernel until a lock can be had.
+fn waits_for_lock(call: &Syscall) -> bool {
+    let command = super::operation::low(call.arguments[1]).cast_signed();
+    match call.sys {
+        Sys::FcntlLock => matches!(command, libc::F_SETLKW | libc::F_OFD_SETLKW),
+        Sys::Flock => command & libc::LOCK_NB == 0 && command & libc::LOCK_UN == 0,
+        _ => false,
+    }
+}
+
 /// The descriptor that decides whether a call matters.
 fn descriptor_of(call: &Syscall) -> Option<i32> {
     let argument = match call.sys {
@@ -246,6 +264,13 @@ fn descriptor_of(call: &Syscall) -> Option<i32> {
         | Sys::Linkat
         | Sys::Munmap
         | Sys::IoUringSetup
+        | Sys::Getrandom
+        | Sys::ClockGettime
+        | Sys::Gettimeofday
+        | Sys::Time
+        | Sys::Getpid
+        | Sys::Gettid
+        | Sys::Getppid
         | Sys::Nanosleep
         | Sys::ClockNanosleep => return None,
         // What matters of these is the descriptor that they close, if it is open.

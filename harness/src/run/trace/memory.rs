@@ -49,6 +49,11 @@ impl Memory {
         self.0.write_all_at(&value.to_ne_bytes(), address)
     }
 
+    /// Overwrites `bytes` at `address`.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, address)
+    }
+
     /// A path: bytes up to a NUL. Read in pieces, since the next page may not be mapped.
     pub(super) fn path(&self, address: u64) -> io::Result<Vec<u8>> {
         const PAGE: u64 = 4096;

@@ -75,7 +75,9 @@ mod scene;
 mod stack;
 mod state;
 mod supervisor;
+mod trap;
 mod watch;
+mod world;
 
 use std::fmt;
 
@@ -84,7 +86,7 @@ use serde::Serialize;
 pub use calls::{CallKind, CallSet, Sys};
 pub use command::{Command, FdUse};
 pub use driver::{
-    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Whom,
+    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Trap, Whom,
 };
 pub use error::TraceError;
 pub use files::{
@@ -99,7 +101,9 @@ pub use report::{Exit, Outcome, ProcessReport, Receipt, Run, RunEnd, Unseen};
 pub use scene::Scene;
 pub use stack::{Frame, Stack};
 pub use supervisor::Supervisor;
+pub use trap::{Preemption, preemption};
 pub use watch::{Breach, Finding, Stranger, Watcher};
+pub use world::World;
 
 /// A process, by its number in the supervisor's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -18,6 +18,7 @@ use super::command::{Command, FdUse};
 use super::filter;
 use super::launch::{launch, pipe};
 use super::ptrace::{self, Resume, Status, Whose, event};
+use super::world;
 
 /// A program that forks one victim whenever it is rung for.
 ///
@@ -34,13 +35,29 @@ pub struct Nursery {
 
 impl Nursery {
     /// Starts `command`, whose children will stop at `calls`; it reads `bell_fd` for its orders.
-    pub fn start(command: Command, bell_fd: i32, calls: CallSet) -> Result<Self, TraceError> {
+    ///
+    /// Its children may live in a [`World`](super::World) if `repeats`: then what chance decides in
+    /// the program itself is always the same, and its clocks are read by calls.
+    pub fn start(
+        command: Command,
+        bell_fd: i32,
+        calls: CallSet,
+        repeats: bool,
+    ) -> Result<Self, TraceError> {
+        let calls = if repeats { calls.and(CallSet::WORLD) } else { calls };
         let step = "make a pipe";
         let program = command.program.clone();
         let (theirs, bell) =
             pipe().map_err(|source| TraceError::Start { program, step, source })?;
         let command = command.fd(bell_fd, theirs, FdUse::Plain);
         let thread = launch(&command, &mut filter::program(calls))?;
+        if repeats {
+            world::prepare_program(thread).map_err(|source| TraceError::Start {
+                program: command.program.clone(),
+                step: "hide the vDSO",
+                source,
+            })?;
+        }
         Ok(Self { thread, bell, calls, alive: true, _on_one_thread: PhantomData })
     }
 
@@ -62,6 +79,9 @@ impl Nursery {
                     break ptrace::event_message(self.thread).map_err(ill)?;
                 }
                 // A call of its own that the filter knows, or the stop that follows its start.
+                Status::Event { event: event::SECCOMP, .. } => {
+                    world::answer_nursery(self.thread).map_err(ill)?;
+                }
                 Status::Event { .. } | Status::Call => {}
                 Status::Signal(sent) => signal = sent,
                 Status::Exited(_) | Status::Killed { .. } => {

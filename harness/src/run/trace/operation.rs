@@ -114,6 +114,8 @@ pub enum Operation {
     Sleep,
     /// `io_uring_setup`.
     Ring,
+    /// What is answered in a made-up [`World`](super::World): randomness, time, numbers.
+    World,
     /// `sendfile`, `copy_file_range`, `splice`, `ioctl(FICLONE)`.
     Copy { from: i32, to: i32 },
 }
@@ -121,6 +123,7 @@ pub enum Operation {
 impl Operation {
     /// Decodes a call. Fails only where the victim's own pointers lead nowhere.
     #[expect(clippy::many_single_char_names, reason = "the six arguments of a system call")]
+    #[expect(clippy::too_many_lines, reason = "a line or two for each call")]
     pub(super) fn decode(call: &Syscall, memory: &Memory) -> io::Result<Self> {
         let [a, b, c, d, e, f] = call.arguments;
         let at_cwd = |address| path_at(memory, libc::AT_FDCWD, address);
@@ -181,7 +184,15 @@ impl Operation {
                 Self::Map { fd: fd(e), offset: f, length: b, writable }
             }
             Sys::Munmap => Self::Unmap { address: a, length: b },
+            Sys::Flock => Self::Lock { fd: fd(a), lock: whole_file(low(b).cast_signed()) },
             Sys::Nanosleep | Sys::ClockNanosleep => Self::Sleep,
+            Sys::Getrandom
+            | Sys::ClockGettime
+            | Sys::Gettimeofday
+            | Sys::Time
+            | Sys::Getpid
+            | Sys::Gettid
+            | Sys::Getppid => Self::World,
             Sys::IoUringSetup => Self::Ring,
             Sys::Sendfile => Self::Copy { from: fd(b), to: fd(a) },
             Sys::CopyFileRange | Sys::Splice => Self::Copy { from: fd(a), to: fd(c) },
@@ -224,6 +235,7 @@ impl Operation {
             | Self::Link { .. }
             | Self::Unmap { .. }
             | Self::Ring
+            | Self::World
             | Self::Sleep => None,
         }
     }
@@ -295,6 +307,17 @@ fn lock(memory: &Memory, command: i32, address: u64) -> io::Result<LockCall> {
         start: long(8),
         length: long(16),
     })
+}
+
+/// `flock` as a lock of the open file on all of it.
+fn whole_file(operation: i32) -> LockCall {
+    let kind = match operation & !libc::LOCK_NB {
+        libc::LOCK_SH => LockKind::Shared,
+        libc::LOCK_EX => LockKind::Exclusive,
+        _ => LockKind::Unlock,
+    };
+    let waits = operation & libc::LOCK_NB == 0 && kind != LockKind::Unlock;
+    LockCall { kind, waits, of_open_file: true, whence: 0, start: 0, length: 0 }
 }
 
 /// `FICLONE` has the source as its argument, `FICLONERANGE` at the head of a structure.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::calls::CallSet;
 use super::files::Databases;
+use super::world::World;
 
 /// What becomes of processes that outlive the commands that were spawned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,7 @@ pub enum Leftovers {
 }
 
 /// The settings of a supervisor.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Which calls stop.
@@ -31,6 +33,11 @@ pub struct Options {
     pub open_stacks: bool,
     /// Whether stops at files that belong to no database are told to the driver too.
     pub other_files: bool,
+    /// Whether a thread stands still from its birth on until the driver lets it go, so that no two
+    /// need ever run at once. See [`Driver::choose`](super::Driver::choose).
+    pub one_at_a_time: bool,
+    /// What the victims are told of chance, time and themselves; none is the truth.
+    pub world: Option<World>,
 }
 
 impl Options {
@@ -45,6 +52,8 @@ impl Options {
             track_locks: false,
             open_stacks: false,
             other_files: false,
+            one_at_a_time: false,
+            world: None,
         }
     }
 
@@ -80,6 +89,20 @@ impl Options {
     #[must_use]
     pub fn other_files(mut self) -> Self {
         self.other_files = true;
+        self
+    }
+
+    /// Has threads stand still from their birth on until the driver lets them go.
+    #[must_use]
+    pub fn one_at_a_time(mut self) -> Self {
+        self.one_at_a_time = true;
+        self
+    }
+
+    /// Has the victims live in `world`.
+    #[must_use]
+    pub fn world(mut self, world: World) -> Self {
+        self.world = Some(world);
         self
     }
 }

@@ -67,6 +67,8 @@ pub(super) enum Resume {
     Run,
     /// The same, and stop where the present call is left.
     ToExit,
+    /// For one instruction.
+    Step,
     /// Stay stopped, but hear of SIGCONT (`PTRACE_LISTEN`).
     Listen,
 }
@@ -116,6 +118,7 @@ pub(super) fn resume(thread: i32, how: Resume, signal: i32) -> Result<(), Errno>
     let operation = match how {
         Resume::Run => libc::PTRACE_CONT,
         Resume::ToExit => libc::PTRACE_SYSCALL,
+        Resume::Step => libc::PTRACE_SINGLESTEP,
         Resume::Listen => libc::PTRACE_LISTEN,
     };
     request(operation, thread, 0, word(signal))
@@ -176,6 +179,63 @@ pub(super) fn set_registers<T: Copy>(
     let mut vector = libc::iovec { iov_base: base, iov_len: size_of::<T>() };
     let at = std::ptr::from_mut(&mut vector).addr();
     request(libc::PTRACE_SETREGSET, thread, set.note(), at)
+}
+
+/// Sets a debug register of a stopped thread.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn set_debug_register(thread: i32, index: usize, value: u64) -> Result<(), Errno> {
+    let place = std::mem::offset_of!(libc::user, u_debugreg) + index * size_of::<u64>();
+    let value = usize::try_from(value).map_err(|_| Errno::EINVAL)?;
+    request(libc::PTRACE_POKEUSER, thread, place, value)
+}
+
+/// Whether a watchpoint stops a process where it should: a child that touches a word of ours.
+pub(super) fn watchpoint_works(
+    watch: impl Fn(i32, Option<u64>) -> Result<(), Errno>,
+) -> Result<bool, Errno> {
+    static WORD: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let address = std::ptr::from_ref(&WORD).addr() as u64;
+    // SAFETY: the child makes only async-signal-safe calls and touches one atomic.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above; the process ends here.
+        unsafe {
+            libc::raise(libc::SIGSTOP);
+            WORD.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            libc::_exit(0);
+        }
+    }
+    if child < 0 {
+        return Err(Errno::last());
+    }
+    let (mut set, mut hit) = (Ok(()), false);
+    let seized = seize(child);
+    loop {
+        match wait(Whose::Thread(child), true) {
+            Ok(Some((_, Status::Exited(_) | Status::Killed { .. }))) => break,
+            Ok(Some((_, Status::Signal(libc::SIGTRAP)))) => {
+                hit = true;
+                watch(child, None).ok();
+                resume(child, Resume::Run, 0).ok();
+            }
+            Ok(Some((_, Status::Signal(libc::SIGSTOP) | Status::Event { .. }))) => {
+                if set.is_ok() && !hit {
+                    set = watch(child, Some(address));
+                }
+                // Without the stop: it is let run.
+                resume(child, Resume::Run, 0).ok();
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                signal(child, libc::SIGKILL).ok();
+                return Err(errno);
+            }
+        }
+        if seized.is_err() {
+            signal(child, libc::SIGKILL).ok();
+        }
+    }
+    seized.and(set).map(|()| hit)
 }
 
 /// One ptrace request. Pointers are passed as addresses, so the caller keeps the memory alive and

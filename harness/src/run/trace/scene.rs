@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::calls::Sys;
-use super::files::{Database, DatabaseId, FdTable, FileId, LockModel, Owner};
+use super::files::{Database, DatabaseId, FdTable, FileId, LockModel, Owner, Role};
 use super::operation::{Operation, pieces};
 use super::stack::Stack;
 use super::state::State;
@@ -39,6 +39,12 @@ impl<'a> Scene<'a> {
     #[must_use]
     pub fn parent(&self, process: ProcessId) -> Option<ProcessId> {
         self.state.processes.get(&process)?.parent
+    }
+
+    /// The process of a living thread.
+    #[must_use]
+    pub fn process_of(&self, thread: ThreadId) -> Option<ProcessId> {
+        Some(self.state.threads.get(&thread)?.process)
     }
 
     /// Who owns the record locks of a process.
@@ -90,6 +96,16 @@ impl<'a> Scene<'a> {
         buffer: &mut [u8],
     ) -> io::Result<()> {
         self.state.memory(process)?.read(address, buffer)
+    }
+
+    /// Fills `buffer` from the beginning of the wal-index, as a process has it mapped.
+    pub fn read_wal_index(&self, process: ProcessId, buffer: &mut [u8]) -> io::Result<()> {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let record = self.state.processes.get(&process).ok_or_else(missing)?;
+        let beginning =
+            record.maps.iter().rev().find(|map| map.file.role == Role::Shm && map.offset == 0);
+        let map = beginning.ok_or_else(missing)?;
+        self.state.memory(process)?.read(map.address, buffer)
     }
 
     /// Where a process has mapped the beginning of a file, if it has; searched in `/proc/PID/maps`.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::arch;
 use super::calls::{CallKind, Sys};
-use super::driver::{Fault, Stop};
+use super::driver::{Fault, Stop, Trap};
 use super::error::status_field;
 use super::files::{Descriptor, FdTable, FileRef, Files, LockModel, Owner, Sight, Slot};
 use super::hash::NumberMap;
@@ -33,6 +33,8 @@ pub(super) enum Activity {
     Opening(Box<Operation>),
     /// It makes the call of this stop and will be stopped when it leaves it.
     Leaving(Box<Leaving>),
+    /// It makes a call with another argument than its own, which is put back when it leaves it.
+    Substituted { index: usize, value: u64 },
     /// It stands before a call until its time comes or the driver says so.
     Standing,
     /// It was sent SIGKILL.
@@ -48,6 +50,8 @@ pub(super) struct Leaving {
     /// The fault under way, and the place of its receipt.
     pub(super) fault: Option<(Fault, usize)>,
     pub(super) restore: Option<Restore>,
+    /// Whether the call is made again if it fails for want of a lock.
+    pub(super) again: bool,
 }
 
 /// What was changed to make a call shorter, to be put back.
@@ -64,6 +68,8 @@ pub(super) struct Restore {
 pub(super) struct Thread {
     pub(super) process: ProcessId,
     pub(super) activity: Activity,
+    /// The trap that it runs into, if one is set.
+    pub(super) trap: Option<Trap>,
 }
 
 /// One traced process.
@@ -82,8 +88,18 @@ pub(super) struct Process {
     pub(super) killed: bool,
     pub(super) unseen: Vec<Unseen>,
     pub(super) cut_short_in: Option<String>,
-    /// Mappings of the wal-index: address, length, file.
-    pub(super) maps: Vec<(u64, u64, FileRef)>,
+    /// Mappings of the wal-index.
+    pub(super) maps: Vec<Mapping>,
+}
+
+/// A part of a file in a process's memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mapping {
+    pub(super) address: u64,
+    pub(super) length: u64,
+    /// Where in the file it begins.
+    pub(super) offset: u64,
+    pub(super) file: FileRef,
 }
 
 impl Process {
@@ -178,7 +194,7 @@ impl State {
     }
 
     pub(super) fn add_thread(&mut self, thread: ThreadId, process: ProcessId, activity: Activity) {
-        self.threads.insert(thread, Thread { process, activity });
+        self.threads.insert(thread, Thread { process, activity, trap: None });
     }
 
     /// Adds a thread that the kernel has begun to trace for us, and its process if that is new too.

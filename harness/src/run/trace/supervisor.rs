@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::alarm::{self, Alarm};
 use super::command::{Command, FdUse};
-use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Whom};
+use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Trap, Whom};
 use super::files::FileId;
 use super::filter;
 use super::launch::launch;
@@ -24,7 +24,8 @@ use super::ptrace::{self, Resume, Status, Whose};
 use super::report::{Receipt, Run, RunEnd};
 use super::scene::Scene;
 use super::state::{Activity, State};
-use super::{ProcessId, ThreadId, TraceError};
+use super::world::{self, Answers};
+use super::{CallSet, ProcessId, ThreadId, TraceError};
 
 /// How long the thread looks for news before it blocks. While a victim runs from stop to stop the
 /// news is there within this time, and a wake-up would cost more. The processor is offered to
@@ -48,10 +49,15 @@ pub struct Supervisor {
     pub(super) log: Log,
     /// Threads that the driver holds, the longest first.
     pub(super) held: Vec<Stop>,
+    /// Threads that stand still at no call, the longest first.
+    pub(super) parked: Vec<ThreadId>,
+    pub(super) answers: Option<Answers>,
     pub(super) timers: Vec<Timer>,
     /// The driver asked for the end.
     pub(super) ending: bool,
     filter: Vec<libc::sock_filter>,
+    /// What the filter stops at.
+    calls: CallSet,
     /// Spawned, and not yet let go.
     ready: Vec<ThreadId>,
     /// Copies of which every process is to die, those not yet born too.
@@ -87,7 +93,12 @@ pub(super) struct Timer {
 impl Supervisor {
     /// A supervisor of the calling thread.
     pub fn new(options: Options) -> Result<Self, TraceError> {
-        let filter = filter::program(options.calls);
+        let calls = match &options.world {
+            Some(_) => options.calls.and(CallSet::WORLD),
+            None => options.calls,
+        };
+        let filter = filter::program(calls);
+        let answers = options.world.clone().map(Answers::new);
         alarm::quiet_stops();
         let alarm =
             Alarm::new().map_err(|errno| TraceError::supervise("make a timer", 0, errno))?;
@@ -95,9 +106,12 @@ impl Supervisor {
             state: State::new(options),
             log: Log::default(),
             held: Vec::new(),
+            parked: Vec::new(),
+            answers,
             timers: Vec::new(),
             ending: false,
             filter,
+            calls,
             ready: Vec::new(),
             doomed: HashSet::new(),
             early: HashSet::new(),
@@ -120,6 +134,13 @@ impl Supervisor {
             }
         }
         let child = launch(command, &mut self.filter)?;
+        if self.answers.is_some() {
+            world::prepare_program(child).map_err(|source| TraceError::Start {
+                program: command.program.clone(),
+                step: "hide the vDSO",
+                source,
+            })?;
+        }
         Ok(self.add_spawned(child))
     }
 
@@ -129,8 +150,11 @@ impl Supervisor {
     ///
     /// If the nursery's children stop at other calls than this supervisor deals with.
     pub fn spawn_from(&mut self, nursery: &mut Nursery) -> Result<ProcessId, TraceError> {
-        assert_eq!(nursery.calls(), self.state.options.calls, "the filter is inherited");
+        assert_eq!(nursery.calls(), self.calls, "the filter is inherited");
         let child = nursery.birth()?;
+        if let Some(answers) = &mut self.answers {
+            answers.parents_are_real = true;
+        }
         Ok(self.add_spawned(child))
     }
 
@@ -153,14 +177,15 @@ impl Supervisor {
         self.state.started = Instant::now();
         for thread in std::mem::take(&mut self.ready) {
             driver.at_event(&Event::Started { process: ProcessId(thread.0) }, &self.scene());
-            self.resume(thread, Resume::Run, 0)?;
+            self.let_go(thread)?;
         }
+        self.choose(driver)?;
         while !self.state.threads.is_empty() {
             let status = self.next_status()?;
             if let Some((thread, status)) = status {
                 self.state.events += 1;
                 self.handle(driver, thread, status)?;
-                if !self.held.is_empty() {
+                if !(self.held.is_empty() && self.parked.is_empty()) {
                     self.last_event = Instant::now();
                 }
             }
@@ -177,11 +202,15 @@ impl Supervisor {
 
     /// The next thing that happened; `None` if it is time to look at the clock.
     fn next_status(&mut self) -> Result<Option<(ThreadId, Status)>, TraceError> {
-        if let Some(status) = wait(false)? {
+        if !self.state.options.one_at_a_time
+            && let Some(status) = wait(false)?
+        {
             return Ok(Some(status));
         }
+        // Where one runs at a time it is on this processor, if it is pinned: it runs when we block.
         let began = Instant::now();
-        while began.elapsed() < LOOKING {
+        let looks = !self.state.options.one_at_a_time;
+        while looks && began.elapsed() < LOOKING {
             // Yielding cannot fail on Linux.
             nix::sched::sched_yield().ok();
             if let Some(status) = wait(false)? {
@@ -191,11 +220,15 @@ impl Supervisor {
         let due = self.timers.iter().map(|timer| timer.due).chain(self.ask_again).min();
         let deadline = self.deadline();
         let due = due.map_or(deadline, |due| due.min(deadline));
-        self.alarm
-            .set(Some(due))
-            .map_err(|errno| TraceError::supervise("set a timer", 0, errno))?;
-        if Instant::now() >= due {
-            return wait(false);
+        // Where one runs at a time the next stop is microseconds away: an alarm that goes off
+        // before what is due, and again every few milliseconds, need not be set anew for each.
+        if looks || !self.alarm.goes_off_by(due) {
+            self.alarm
+                .set(Some(due))
+                .map_err(|errno| TraceError::supervise("set a timer", 0, errno))?;
+            if Instant::now() >= due {
+                return wait(false);
+            }
         }
         wait(true)
     }
@@ -230,13 +263,17 @@ impl Supervisor {
 
     fn choose(&mut self, driver: &mut dyn Driver) -> Result<(), TraceError> {
         self.ask_again = None;
-        while !self.held.is_empty() && self.end.is_none() && !self.ending {
+        while !(self.held.is_empty() && self.parked.is_empty())
+            && self.end.is_none()
+            && !self.ending
+        {
             let running = self.state.running();
             let quiet = self.last_event.elapsed();
-            let standing = Standing { held: &self.held, running, quiet };
+            let standing = Standing { held: &self.held, parked: &self.parked, running, quiet };
             let mut choice = driver.choose(standing, &self.scene());
             if let Choice::Release(thread, _) = choice
                 && !self.held.iter().any(|stop| stop.thread == thread)
+                && !self.parked.contains(&thread)
             {
                 choice = Choice::Wait;
             }
@@ -253,7 +290,11 @@ impl Supervisor {
                 }
                 Choice::Release(thread, decision) => {
                     let place = self.held.iter().position(|stop| stop.thread == thread);
-                    let Some(place) = place else { continue };
+                    let Some(place) = place else {
+                        self.parked.retain(|parked| *parked != thread);
+                        self.unpark(thread, decision)?;
+                        continue;
+                    };
                     let stop = self.held.remove(place);
                     let decision = match decision {
                         Decision::Hold => Decision::Continue,
@@ -314,6 +355,8 @@ impl Supervisor {
         how: Resume,
         signal: i32,
     ) -> Result<(), TraceError> {
+        let steps = matches!(self.trap_of(thread), Some(Trap::Steps(_)));
+        let how = if steps && how == Resume::Run { Resume::Step } else { how };
         if let Err(errno) = ptrace::resume(thread.0, how, signal) {
             return unless_dead(thread, "resume", errno);
         }
@@ -323,6 +366,21 @@ impl Supervisor {
             record.activity = Activity::Running;
         }
         Ok(())
+    }
+
+    /// Lets a new thread go, or has it stand still where the driver is to say when.
+    pub(super) fn let_go(&mut self, thread: ThreadId) -> Result<(), TraceError> {
+        if !self.state.options.one_at_a_time {
+            return self.resume(thread, Resume::Run, 0);
+        }
+        self.park(thread);
+        Ok(())
+    }
+
+    /// Has a thread stand still where it is stopped.
+    pub(super) fn park(&mut self, thread: ThreadId) {
+        self.set_activity(thread, Activity::Standing);
+        self.parked.push(thread);
     }
 
     pub(super) fn set_activity(

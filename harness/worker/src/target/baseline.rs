@@ -7,7 +7,7 @@
 
 use super::{Done, Failure, Op, Target};
 use crate::content;
-use crate::ledger::Reason;
+use crate::ledger::{Reason, now_ns};
 use crate::shim;
 use crate::wire::{Flaw, Journal, Life, Settings};
 use hardboard::{Durability, OpKey, Synchronous};
@@ -123,8 +123,18 @@ impl Target for Plain {
         _durability: Option<Durability>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
+        // The flawed store looks in a transaction of its own.
+        let early_look = match op {
+            Op::ClaimNext { .. } if self.flaw == Some(Flaw::CheckThenAct) => {
+                Some(self.next_task(key).map_err(|stop| match stop {
+                    Stop::Nothing => Failure::Refused(Reason::Nothing, String::new()),
+                    Stop::Sqlite(error) => refused(&error),
+                })?)
+            }
+            _ => None,
+        };
         self.run("BEGIN IMMEDIATE").map_err(|error| refused(&error))?;
-        let mut done = match self.body(key, op) {
+        let mut done = match self.body(key, op, early_look) {
             Ok(done) => Done { durability: self.promised, ..done },
             Err(stop) => {
                 // What matters is told by `stop`; a rollback that fails too is closed with us.
@@ -139,13 +149,13 @@ impl Target for Plain {
             early(done);
             hold_open();
         }
-        let from = Instant::now();
+        let from = now_ns();
         if let Err(error) = self.run("COMMIT") {
             let busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
             drop(self.run("ROLLBACK"));
             return Err(if busy { refused(&error) } else { Failure::Unknown(error.to_string()) });
         }
-        done.commit_ns = u64::try_from(from.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        done.commit_ns = now_ns().saturating_sub(from);
         if self.flaw == Some(Flaw::RefusedButApplied) && key.op % 5 == 0 {
             return Err(Failure::Refused(Reason::Busy, "said to be busy".to_owned()));
         }
@@ -187,10 +197,16 @@ impl Plain {
         self.conn.prepare_cached(sql)?.raw_execute().map(drop)
     }
 
-    fn body(&self, key: OpKey, op: &Op<'_>) -> Result<Done, Stop> {
+    fn body(&self, key: OpKey, op: &Op<'_>, early_look: Option<(i64, i64)>) -> Result<Done, Stop> {
         match *op {
             Op::Create { title, priority } => self.create(key, title, priority),
-            Op::ClaimNext { worker, lease_ms } => self.claim_next(key, worker, lease_ms),
+            Op::ClaimNext { worker, lease_ms } => {
+                let next = match early_look {
+                    Some(next) => next,
+                    None => self.next_task(key)?,
+                };
+                self.claim(key, worker, lease_ms, next)
+            }
             Op::Heartbeat { task, token, lease_ms } => {
                 let seq = self.log(key, op, task, token)?;
                 self.execute(
@@ -235,7 +251,8 @@ impl Plain {
         Ok(done(task, 0, seq))
     }
 
-    fn claim_next(&self, key: OpKey, worker: &str, lease_ms: u32) -> Result<Done, Stop> {
+    /// The task to claim next, and the token that it will have.
+    fn next_task(&self, key: OpKey) -> Result<(i64, i64), Stop> {
         let ready =
             "SELECT id FROM tasks WHERE status = 'ready' ORDER BY priority DESC, id LIMIT 1";
         let mut next = match self.flaw {
@@ -260,6 +277,16 @@ impl Plain {
             .conn
             .prepare_cached("SELECT fence + 1 FROM tasks WHERE id = ?1")?
             .query_row([task], |row| row.get(0))?;
+        Ok((task, token))
+    }
+
+    fn claim(
+        &self,
+        key: OpKey,
+        worker: &str,
+        lease_ms: u32,
+        (task, token): (i64, i64),
+    ) -> Result<Done, Stop> {
         let seq = self.log(key, &Op::ClaimNext { worker, lease_ms }, task, token)?;
         self.execute(
             "UPDATE tasks SET fence = ?2, status = 'running', changed_seq = ?3 WHERE id = ?1",

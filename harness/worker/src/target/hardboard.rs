@@ -15,11 +15,13 @@ use std::time::Duration;
 pub(super) fn open(
     path: &Path,
     life: &wire::Life,
+    owner: Owner,
     create: bool,
 ) -> Result<Box<dyn Target>, String> {
+    let pages = life.settings.wal_autocheckpoint;
     let options = Options {
         synchronous: life.settings.synchronous,
-        wal_autocheckpoint_pages: life.settings.wal_autocheckpoint,
+        wal_autocheckpoint_pages: if owner == Owner::None { 0 } else { pages },
         busy_timeout: Duration::from_millis(life.shape.busy_timeout_ms.into()),
         vfs: Some(super::vfs()),
         // Whoever chose the engine of a run by name has accepted it.
@@ -27,13 +29,28 @@ pub(super) fn open(
         ..Options::default()
     };
     let board = if create { Board::create(path, &options) } else { Board::open(path, &options) };
-    board
-        .map(|board| Box::new(Hardened { board }) as Box<dyn Target>)
-        .map_err(|error| with_sources(&error))
+    let board = board.map_err(|error| with_sources(&error))?;
+    if owner == Owner::None {
+        board
+            .connection()
+            .pragma_update(None, "wal_autocheckpoint", pages)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(Box::new(Hardened { board, owner }))
+}
+
+/// Who checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// One at a time, as the store has it.
+    One,
+    /// Whoever commits: the flaw.
+    None,
 }
 
 struct Hardened {
     board: Board,
+    owner: Owner,
 }
 
 impl Target for Hardened {
@@ -106,12 +123,20 @@ impl Target for Hardened {
         let pragmas = self.board.pragmas().map_err(|error| with_sources(&error))?;
         let of_sqlite = super::effective(self.board.connection());
         let of_sqlite = of_sqlite.map_err(|error| error.to_string())?;
+        if self.owner == Owner::None {
+            return Ok(of_sqlite);
+        }
         // The store checkpoints by itself; SQLite's own automatic checkpoints are off.
         Ok(Effective { wal_autocheckpoint: pragmas.wal_autocheckpoint_pages, ..of_sqlite })
     }
 
-    fn checkpoint(&mut self) -> Result<Option<(i64, i64)>, String> {
-        let done = self.board.checkpoint(Mode::Passive).map_err(|error| with_sources(&error))?;
+    fn checkpoint(&mut self, mode: super::Mode) -> Result<Option<(i64, i64)>, String> {
+        if self.owner == Owner::None {
+            return super::checkpoint(self.board.connection(), mode);
+        }
+        // The store knows two ways: one that waits for nobody, and one that does.
+        let mode = if mode == super::Mode::Passive { Mode::Passive } else { Mode::Truncate };
+        let done = self.board.checkpoint(mode).map_err(|error| with_sources(&error))?;
         Ok(done.map(|done| (done.log_pages.into(), done.done_pages.into())))
     }
 

@@ -10,6 +10,7 @@ use crate::ledger::{Effective, Kind, Reason};
 use crate::shim;
 use crate::wire;
 use ::hardboard::{Durability, OpKey};
+use hardboard::Owner;
 use std::path::Path;
 
 /// One operation as its writer asks for it.
@@ -88,6 +89,26 @@ impl Op<'_> {
     }
 }
 
+/// How a checkpoint goes about it, as SQLite names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Passive,
+    Full,
+    Restart,
+    Truncate,
+}
+
+impl Mode {
+    fn pragma(self) -> &'static str {
+        match self {
+            Self::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Self::Full => "PRAGMA wal_checkpoint(FULL)",
+            Self::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            Self::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        }
+    }
+}
+
 /// What was committed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Done {
@@ -139,21 +160,10 @@ pub(crate) trait Target {
         effective(self.connection()).map_err(|error| error.to_string())
     }
 
-    /// Copies the log into the database as far as nobody holds it; gives the pages in the log and
+    /// Copies the log into the database; gives the pages in the log and
     /// those copied, or `None` if another is at it.
-    fn checkpoint(&mut self) -> Result<Option<(i64, i64)>, String> {
-        let answer = self
-            .connection()
-            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")
-            .and_then(|mut sql| sql.query_row([], |row| Ok((row.get(1)?, row.get(2)?))));
-        match answer {
-            Ok((-1, -1)) => Ok(None),
-            Ok(pages) => Ok(Some(pages)),
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
-                Ok(None)
-            }
-            Err(error) => Err(error.to_string()),
-        }
+    fn checkpoint(&mut self, mode: Mode) -> Result<Option<(i64, i64)>, String> {
+        checkpoint(self.connection(), mode)
     }
 
     /// Closes the connection, and says what went wrong if it did.
@@ -167,9 +177,26 @@ pub(crate) fn open(
     create: bool,
 ) -> Result<Box<dyn Target>, String> {
     match life.target {
-        wire::Target::Hardboard => hardboard::open(path, life, create),
+        wire::Target::Hardboard => hardboard::open(path, life, Owner::One, create),
+        wire::Target::Flawed(wire::Flaw::NoOwner) => {
+            hardboard::open(path, life, Owner::None, create)
+        }
         wire::Target::Baseline => baseline::open(path, life, None, create),
         wire::Target::Flawed(flaw) => baseline::open(path, life, Some(flaw), create),
+    }
+}
+
+fn checkpoint(conn: &rusqlite::Connection, mode: Mode) -> Result<Option<(i64, i64)>, String> {
+    let answer = conn
+        .prepare_cached(mode.pragma())
+        .and_then(|mut sql| sql.query_row([], |row| Ok((row.get(1)?, row.get(2)?))));
+    match answer {
+        Ok((-1, -1)) => Ok(None),
+        Ok(pages) => Ok(Some(pages)),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 

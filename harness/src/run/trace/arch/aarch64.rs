@@ -34,6 +34,7 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::Dup3 => 24,
         Sys::FcntlLock | Sys::FcntlDup => 25,
         Sys::IoctlClone => 29,
+        Sys::Flock => 32,
         Sys::Unlinkat => 35,
         Sys::Linkat => 37,
         Sys::Renameat => 38,
@@ -56,17 +57,25 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::Fdatasync => 83,
         Sys::SyncFileRange => 84,
         Sys::Nanosleep => 101,
+        Sys::ClockGettime => 113,
         Sys::ClockNanosleep => 115,
+        Sys::Gettimeofday => 169,
+        Sys::Getpid => 172,
+        Sys::Getppid => 173,
+        Sys::Gettid => 178,
         Sys::Munmap => 215,
         Sys::Mmap => 222,
         Sys::Renameat2 => 276,
+        Sys::Getrandom => 278,
         Sys::CopyFileRange => 285,
         Sys::Preadv2 => 286,
         Sys::Pwritev2 => 287,
         Sys::IoUringSetup => 425,
         Sys::CloseRange => 436,
         Sys::Openat2 => 437,
-        Sys::Open | Sys::Creat | Sys::Dup2 | Sys::Unlink | Sys::Rename | Sys::Link => return None,
+        Sys::Open | Sys::Creat | Sys::Dup2 | Sys::Unlink | Sys::Rename | Sys::Link | Sys::Time => {
+            return None;
+        }
     })
 }
 
@@ -81,6 +90,26 @@ pub(in super::super) fn set_argument(thread: i32, index: usize, value: u64) -> R
     let mut registers = read(thread)?;
     registers.x[index] = value;
     ptrace::set_registers(thread, RegisterSet::General, &registers)
+}
+
+/// Has a thread that has just left a call make that call again, with its arguments as they were.
+pub(in super::super) fn repeat_call(thread: i32, call: Sys) -> Result<(), Errno> {
+    /// Bytes of the instruction `svc`.
+    const SVC_BYTES: u64 = 4;
+    let mut registers = read(thread)?;
+    registers.pc -= SVC_BYTES;
+    registers.x[8] = number(call).map_or(u64::MAX, u64::from);
+    ptrace::set_registers(thread, RegisterSet::General, &registers)
+}
+
+/// The stack pointer of a stopped thread.
+pub(in super::super) fn stack_pointer(thread: i32) -> Result<u64, Errno> {
+    read(thread).map(|registers| registers.sp)
+}
+
+/// Watchpoints are not done on this processor: counted steps take their place.
+pub(in super::super) fn watch(_thread: i32, address: Option<u64>) -> Result<(), Errno> {
+    if address.is_some() { Err(Errno::ENOTSUP) } else { Ok(()) }
 }
 
 /// Where the stack of a stopped thread begins.

@@ -31,8 +31,10 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::Dup => 32,
         Sys::Dup2 => 33,
         Sys::Nanosleep => 35,
+        Sys::Getpid => 39,
         Sys::Sendfile => 40,
         Sys::FcntlLock | Sys::FcntlDup => 72,
+        Sys::Flock => 73,
         Sys::Fsync => 74,
         Sys::Fdatasync => 75,
         Sys::Truncate => 76,
@@ -41,6 +43,11 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::Creat => 85,
         Sys::Link => 86,
         Sys::Unlink => 87,
+        Sys::Gettimeofday => 96,
+        Sys::Getppid => 110,
+        Sys::Gettid => 186,
+        Sys::Time => 201,
+        Sys::ClockGettime => 228,
         Sys::ClockNanosleep => 230,
         Sys::Openat => 257,
         Sys::Unlinkat => 263,
@@ -53,6 +60,7 @@ pub(in super::super) const fn number(call: Sys) -> Option<u32> {
         Sys::Preadv => 295,
         Sys::Pwritev => 296,
         Sys::Renameat2 => 316,
+        Sys::Getrandom => 318,
         Sys::CopyFileRange => 326,
         Sys::Preadv2 => 327,
         Sys::Pwritev2 => 328,
@@ -83,6 +91,35 @@ pub(in super::super) fn set_argument(thread: i32, index: usize, value: u64) -> R
     };
     *register = value;
     write(thread, &registers)
+}
+
+/// Has a thread that has just left a call make that call again, with its arguments as they were.
+pub(in super::super) fn repeat_call(thread: i32, call: Sys) -> Result<(), Errno> {
+    /// Bytes of the instruction `syscall`.
+    const SYSCALL_BYTES: u64 = 2;
+    let mut registers = read(thread)?;
+    registers.rip -= SYSCALL_BYTES;
+    registers.rax = number(call).map_or(u64::MAX, u64::from);
+    write(thread, &registers)
+}
+
+/// The stack pointer of a stopped thread.
+pub(in super::super) fn stack_pointer(thread: i32) -> Result<u64, Errno> {
+    read(thread).map(|registers| registers.rsp)
+}
+
+/// Stops `thread` after each access to the eight bytes at `address`, by the first debug register;
+/// `None` ends that.
+pub(in super::super) fn watch(thread: i32, address: Option<u64>) -> Result<(), Errno> {
+    /// DR7: the first register, local; and at its place for it "read or write" and "8 bytes".
+    const ENABLE: u64 = 1 | (0b1011 << 16);
+    ptrace::set_debug_register(thread, 7, 0)?;
+    if let Some(address) = address {
+        ptrace::set_debug_register(thread, 6, 0)?;
+        ptrace::set_debug_register(thread, 0, address)?;
+        ptrace::set_debug_register(thread, 7, ENABLE)?;
+    }
+    Ok(())
 }
 
 /// Where the stack of a stopped thread begins.
@@ -129,6 +166,14 @@ mod tests {
             (Sys::Sendfile, libc::SYS_sendfile),
             (Sys::Splice, libc::SYS_splice),
             (Sys::IoctlClone, libc::SYS_ioctl),
+            (Sys::Flock, libc::SYS_flock),
+            (Sys::Getrandom, libc::SYS_getrandom),
+            (Sys::ClockGettime, libc::SYS_clock_gettime),
+            (Sys::Gettimeofday, libc::SYS_gettimeofday),
+            (Sys::Time, libc::SYS_time),
+            (Sys::Getpid, libc::SYS_getpid),
+            (Sys::Gettid, libc::SYS_gettid),
+            (Sys::Getppid, libc::SYS_getppid),
         ];
         for (call, expected) in known {
             assert_eq!(number(call).map(i64::from), Some(expected), "{}", call.name());

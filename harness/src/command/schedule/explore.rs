@@ -1,0 +1,376 @@
+//! Schedules, one after another, on as many lanes as there are cores: played, judged, some of them
+//! twice; a failing one is on disk before anything else is done.
+
+use super::stage::{Judged, Stage, landed};
+use crate::command::CommandError;
+use crate::command::progress::Progress;
+use crate::plan::round_seed;
+use crate::plan::schedule::{Order, SchedulePlan, schedule};
+use crate::report::bound;
+use crate::report::cost::round;
+use crate::report::ratio;
+use crate::report::schedule::{ScheduleReport, ScheduleSetting};
+use crate::run::schedule::{Arena, Ask, Meeting, Played};
+use crate::run::trace::{Preemption, preemption};
+use crate::run::{Engines, RunError, machine};
+use crate::scenario::schedule::{Policy, Schedules};
+use crate::verdict::{Finding, FindingKind, Verdict};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Findings that are kept word for word.
+const FINDINGS_MAX: usize = 40;
+/// Bundles that are written of one setting.
+const BUNDLES_MAX: usize = 24;
+
+/// One scenario under one seed.
+pub(super) struct Explorer<'a> {
+    pub(super) name: &'a str,
+    pub(super) asked: &'a Schedules,
+    pub(super) engines: &'a Engines,
+    pub(super) seed: u64,
+    pub(super) jobs: usize,
+    pub(super) deadline: Option<Instant>,
+    pub(super) interrupted: &'a AtomicBool,
+    pub(super) out: &'a Path,
+}
+
+/// What the lanes of one setting have together.
+#[derive(Default)]
+struct Gathered {
+    told: ScheduleSetting,
+    findings: Vec<Finding>,
+    by_kind: BTreeMap<FindingKind, u64>,
+    bundles: Vec<String>,
+    pairs: BTreeSet<Meeting>,
+    /// Of the seed under way: when the first broken promise was found.
+    first: Option<(Duration, u64)>,
+    error: Option<CommandError>,
+}
+
+/// What a second run of a schedule gave.
+#[derive(Debug, PartialEq)]
+enum Again {
+    NotRun,
+    Same,
+    Differs(Finding),
+}
+
+/// One seed of one setting under way.
+struct Search<'a> {
+    stage: &'a Stage,
+    setting: usize,
+    seed: u64,
+    began: Instant,
+    next: AtomicU64,
+    shared: &'a Mutex<Gathered>,
+    progress: &'a Progress,
+}
+
+impl Explorer<'_> {
+    pub(super) fn run(&self, dir: &Path) -> Result<ScheduleReport, CommandError> {
+        let began = Instant::now();
+        let mut report = ScheduleReport {
+            name: self.name.to_owned(),
+            claim: self.asked.claim.clone(),
+            expect: self.asked.expect.describe(),
+            canary: self.asked.canary,
+            seed: format!("{:#x}", self.seed),
+            verdict: Verdict::Pass,
+            as_expected: false,
+            findings: Vec::new(),
+            findings_by_kind: BTreeMap::new(),
+            settings: Vec::new(),
+            preemption: match preemption() {
+                Preemption::Watchpoints => "by hardware watchpoints".to_owned(),
+                Preemption::Steps { why } => format!("by counted steps, since {why}"),
+            },
+            bundles: Vec::new(),
+            elapsed_ms: 0,
+            jobs: self.jobs,
+        };
+        let mut by_kind: BTreeMap<FindingKind, u64> = BTreeMap::new();
+        for index in 0..self.asked.setting.len().max(1) {
+            let gathered = self.setting(index, &dir.join(format!("setting-{index}")))?;
+            for (kind, count) in gathered.by_kind {
+                *by_kind.entry(kind).or_default() += count;
+            }
+            report.findings.extend(gathered.findings);
+            report.bundles.extend(gathered.bundles);
+            report.settings.push(gathered.told);
+        }
+        if self.interrupted.load(Ordering::Relaxed) {
+            let detail = "stopped before the last schedule".to_owned();
+            report.findings.push(Finding { kind: FindingKind::Interrupted, detail });
+            *by_kind.entry(FindingKind::Interrupted).or_default() += 1;
+        }
+        report.verdict = Verdict::merge(
+            std::iter::once(Verdict::Pass).chain(by_kind.keys().map(|kind| kind.verdict())),
+        );
+        report.as_expected = self.asked.expect.met(report.verdict, by_kind.keys().copied());
+        report.findings_by_kind =
+            by_kind.iter().map(|(kind, n)| (kind.as_str().to_owned(), *n)).collect();
+        report.elapsed_ms = ms(began.elapsed());
+        Ok(report)
+    }
+
+    fn setting(&self, index: usize, dir: &Path) -> Result<Gathered, CommandError> {
+        let stage = Stage::prepare(self.name, self.asked, index, self.engines, dir)?;
+        let mut gathered = Gathered::default();
+        let named = self.asked.setting.get(index).map(|setting| setting.name());
+        gathered.told.name = named.unwrap_or_else(|| "command".to_owned());
+        gathered.told.engine.clone_from(&stage.build.what);
+        let before = stage.before();
+        gathered.take_findings(&before, "before any schedule");
+        let count = u64::from(self.asked.schedule.count);
+        let seeds = u64::from(self.asked.schedule.seeds);
+        let progress = Progress::new(&gathered.told.name, count * seeds);
+        let shared = Mutex::new(gathered);
+        let began = Instant::now();
+        for round in 0..seeds {
+            let search = Search {
+                stage: &stage,
+                setting: index,
+                seed: round_seed(self.seed, round),
+                began: Instant::now(),
+                next: AtomicU64::new(0),
+                shared: &shared,
+                progress: &progress,
+            };
+            self.search(&search, dir);
+            let mut gathered = lock(&shared);
+            gathered.told.seeds += 1;
+            if let Some((time, schedules)) = gathered.first.take() {
+                gathered.told.first_finding_ms.push(ms(time));
+                gathered.told.first_finding_schedules.push(schedules);
+            }
+            if gathered.error.is_some() || self.is_over() {
+                break;
+            }
+        }
+        let mut gathered = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = gathered.error.take() {
+            return Err(error);
+        }
+        gathered.finish(began.elapsed(), self.jobs);
+        Ok(gathered)
+    }
+
+    fn is_over(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn search(&self, search: &Search<'_>, dir: &Path) {
+        std::thread::scope(|scope| {
+            for lane in 0..self.jobs {
+                scope.spawn(move || {
+                    // A lane and its processes have a processor of their own: a stop costs half.
+                    let free = matches!(self.asked.schedule.policy, Policy::Delay { .. });
+                    let cpu = (!free).then(|| lane % machine::cores());
+                    let dir = dir.join(format!("lane-{lane}"));
+                    if let Err(error) = self.lane(search, &dir, cpu) {
+                        lock(search.shared).error.get_or_insert(error);
+                    }
+                });
+            }
+        });
+    }
+
+    fn lane(
+        &self,
+        search: &Search<'_>,
+        dir: &Path,
+        cpu: Option<usize>,
+    ) -> Result<(), CommandError> {
+        let mut arena = search.stage.arena(dir, cpu)?;
+        loop {
+            let number = search.next.fetch_add(1, Ordering::Relaxed);
+            let over = number >= u64::from(self.asked.schedule.count) || self.is_over();
+            if over || search.is_found(self.asked.schedule.to_the_end) {
+                return Ok(());
+            }
+            let plan = schedule(self.asked, search.seed, search.setting, number);
+            let began = Instant::now();
+            let played = arena.play(&plan, Ask::default())?;
+            let run = began.elapsed();
+            let findings = search.stage.judge(&arena, &plan, &played)?;
+            let judged = Judged { played, findings };
+            let found_after = search.began.elapsed();
+            let kept = self.keep(search, &plan, &judged)?;
+            let spent = (run, began.elapsed().saturating_sub(run));
+            let differs = self.again(search, &mut arena, &plan, &judged)?;
+            search.gather(&plan, &judged, kept, differs, spent, found_after);
+            search.progress.step();
+        }
+    }
+
+    /// Writes a failing schedule down, before anything else can go wrong.
+    fn keep(
+        &self,
+        search: &Search<'_>,
+        plan: &SchedulePlan,
+        judged: &Judged,
+    ) -> Result<Option<String>, CommandError> {
+        if judged.findings.is_empty() || lock(search.shared).bundles.len() >= BUNDLES_MAX {
+            return Ok(None);
+        }
+        let name = self.name.replace('/', "-");
+        let (seed, setting, number) = (search.seed, plan.setting, plan.number);
+        let name = format!("{name}-{seed:x}-{setting}-{number}.bundle");
+        let path: PathBuf = self.out.join(&name);
+        search.stage.bundle(search.seed, plan, judged, self.out).save(&path)?;
+        Ok(Some(name))
+    }
+
+    /// Runs a share of the schedules, and every failing one, a second time, by their decisions.
+    fn again(
+        &self,
+        search: &Search<'_>,
+        arena: &mut Arena<'_>,
+        plan: &SchedulePlan,
+        judged: &Judged,
+    ) -> Result<Again, RunError> {
+        let asked = plan.is_run_twice(self.asked.schedule.twice_per_100);
+        if judged.played.steps.is_empty() || (judged.findings.is_empty() && !asked) {
+            return Ok(Again::NotRun);
+        }
+        let order = Order::Decided(judged.played.decisions.clone());
+        let again = SchedulePlan { order, ..plan.clone() };
+        let played = arena.play(&again, Ask::default())?;
+        let waited = judged.played.in_kernel + played.in_kernel > 0;
+        let why =
+            if waited { ", after a wait in the kernel for what is not known here" } else { "" };
+        let differs = difference(&judged.played, &played).map(|what| Finding {
+            kind: FindingKind::NotDeterministic,
+            detail: format!("schedule {} of seed {:#x}: {what}{why}", plan.number, search.seed),
+        });
+        Ok(differs.map_or(Again::Same, Again::Differs))
+    }
+}
+
+/// Where two runs of one plan part; none if they are the same.
+pub(super) fn difference(first: &Played, second: &Played) -> Option<String> {
+    steps_differ(&first.steps, &second.steps).or_else(|| {
+        (first.left != second.left)
+            .then(|| "every step is the same, and the files that are left are not".to_owned())
+    })
+}
+
+/// The first step in which two runs differ.
+pub(super) fn steps_differ(first: &[u32], second: &[u32]) -> Option<String> {
+    let place = first.iter().zip(second).position(|(one, other)| one != other);
+    let shorter = first.len().min(second.len());
+    let (is, was) = (second.len(), first.len());
+    match place {
+        Some(place) => Some(format!("step {} differs, of {was}", place + 1)),
+        None if first.len() != second.len() => {
+            Some(format!("it goes on differently after step {shorter}: {is} steps, not {was}"))
+        }
+        None => None,
+    }
+}
+
+impl Search<'_> {
+    /// Whether the search is over because something was found.
+    fn is_found(&self, to_the_end: bool) -> bool {
+        let gathered = lock(self.shared);
+        gathered.error.is_some() || (gathered.first.is_some() && !to_the_end)
+    }
+
+    fn gather(
+        &self,
+        plan: &SchedulePlan,
+        judged: &Judged,
+        bundle: Option<String>,
+        again: Again,
+        (running, judging): (Duration, Duration),
+        found_after: Duration,
+    ) {
+        let mut gathered = lock(self.shared);
+        let played = &judged.played;
+        let told = &mut gathered.told;
+        let place = told.schedules / 1_000;
+        told.schedules += 1;
+        told.killed_at_end += u64::from(plan.killed_at_end);
+        told.steps += played.steps.len() as u64;
+        told.stops += played.stops;
+        told.preemptions += u64::from(played.preemptions);
+        told.traps_set += u64::from(played.traps[0]);
+        told.traps_met += u64::from(played.traps[1]);
+        told.faults += plan.faults.len() as u64;
+        told.faults_landed += landed(played);
+        told.running_ms += ms_rounded(running);
+        told.judging_ms += ms_rounded(judging);
+        let broken = judged.findings.iter().any(|f| f.kind.verdict() == Verdict::Fail);
+        told.failing += u64::from(broken);
+        told.failing_killed += u64::from(broken && plan.killed_at_end);
+        told.run_twice += u64::from(again != Again::NotRun);
+        if let Again::Differs(finding) = again {
+            told.differing += 1;
+            gathered.take_findings(&[finding], "");
+        }
+        let before = gathered.pairs.len();
+        gathered.pairs.extend(played.meetings.iter().copied());
+        let new = (gathered.pairs.len() - before) as u64;
+        let place = usize::try_from(place).unwrap_or(0);
+        if gathered.told.new_pairs_per_thousand.len() <= place {
+            gathered.told.new_pairs_per_thousand.resize(place + 1, 0);
+        }
+        gathered.told.new_pairs_per_thousand[place] += new;
+        if broken && gathered.first.is_none() {
+            gathered.first = Some((found_after, plan.number + 1));
+        }
+        let name = format!("schedule {} of seed {:#x}", plan.number, self.seed);
+        gathered.take_findings(&judged.findings, &name);
+        gathered.bundles.extend(bundle);
+    }
+}
+
+impl Gathered {
+    fn take_findings(&mut self, findings: &[Finding], place: &str) {
+        for finding in findings {
+            *self.by_kind.entry(finding.kind).or_default() += 1;
+            if self.findings.len() < FINDINGS_MAX {
+                let mut finding = finding.clone();
+                if !place.is_empty() {
+                    finding.detail = format!("{place}: {}", finding.detail);
+                }
+                self.findings.push(finding);
+            }
+        }
+    }
+
+    fn finish(&mut self, elapsed: Duration, jobs: usize) {
+        let lanes_s = elapsed.as_secs_f64().max(1e-9) * ratio(jobs as u64, 1);
+        let told = &mut self.told;
+        told.elapsed_ms = ms(elapsed);
+        told.running_ms /= 1_000;
+        told.judging_ms /= 1_000;
+        told.pairs = self.pairs.len() as u64;
+        told.stops_per_s_and_core = round(ratio(told.stops, 1) / lanes_s, 0);
+        told.schedules_per_s_and_core = round(ratio(told.schedules, 1) / lanes_s, 1);
+        told.failing_share_bound = bound::upper_95(told.failing, told.schedules);
+        if told.faults > 0 && told.faults_landed == 0 {
+            let detail = "no fault landed".to_owned();
+            self.take_findings(&[Finding { kind: FindingKind::FaultNotDelivered, detail }], "");
+        }
+    }
+}
+
+fn lock(shared: &Mutex<Gathered>) -> MutexGuard<'_, Gathered> {
+    // Another lane's panic leaves counts that are at most one schedule short.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// In µs here; divided once all are added.
+fn ms_rounded(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

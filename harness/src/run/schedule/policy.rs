@@ -1,0 +1,307 @@
+//! Who runs next: the policies, and the one rule that needs no decision.
+//!
+//! In: what happened at a step, and who can run. Out: a slot. All that is random comes from the
+//! plan's seed, and nothing is read but what the run itself gave.
+
+use crate::plan::Stream;
+use crate::plan::schedule::{Order, Preemption, SchedulePlan};
+use crate::run::trace::{Preemption as Machine, Trap, preemption};
+use crate::scenario::schedule::{Policy, Preempt};
+use std::collections::{BTreeSet, HashMap};
+
+/// Steps of a process in which its priority changes are drawn, for each of its operations.
+const STEPS_PER_OPERATION: u32 = 26;
+/// The last 8 bytes of each part of the wal-index header, where whoever reads or writes the whole
+/// part comes last: the two copies of the header, `nBackfill` with the first read mark, and the next
+/// two marks (SQLite, WAL-mode File Format, section 2.1).
+const WORDS: [u64; 4] = [40, 88, 96, 104];
+/// Instructions that a counted preemption may take.
+const INSTRUCTIONS_MAX: u32 = 400;
+
+/// Where the current thread is, when somebody is to be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// Nothing has run yet.
+    Start,
+    /// It stands before a call.
+    Call,
+    /// It stands before a sleep.
+    Sleep,
+    /// It has run into a trap.
+    Trap,
+    /// It waits for a lock, or for something else that is not to be had.
+    Blocked,
+    /// It has ended.
+    End,
+}
+
+impl At {
+    /// Whether it could go on.
+    fn can_go_on(self) -> bool {
+        matches!(self, Self::Call | Self::Sleep | Self::Trap)
+    }
+}
+
+/// What a choice is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation<'a> {
+    /// Who has run until now.
+    pub(super) slot: usize,
+    /// Its own step.
+    pub(super) step: u32,
+    /// Steps of all.
+    pub(super) total: u32,
+    pub(super) at: At,
+    /// Who can run, in order. Never empty; holds `slot` if that can go on.
+    pub(super) runnable: &'a [usize],
+}
+
+/// The rule that needs no decision: whoever runs goes on; if it sleeps, waits or has ended the next
+/// one does, in the order of slots.
+pub(super) fn rule(now: &Situation<'_>) -> usize {
+    if matches!(now.at, At::Call | At::Trap) && now.runnable.contains(&now.slot) {
+        return now.slot;
+    }
+    if now.at == At::Start {
+        return now.runnable[0];
+    }
+    let after = now.runnable.iter().find(|slot| **slot > now.slot);
+    *after.unwrap_or(&now.runnable[0])
+}
+
+/// Draws or looks up the next choice.
+#[derive(Debug)]
+pub(super) enum Chooser {
+    Pct { stream: Stream, priorities: Vec<i64>, changes: BTreeSet<u32>, traps: Traps },
+    Walk { stream: Stream, every: u32, traps: Traps },
+    Robin { steps: u32, left: u32, traps: Traps },
+    Decided { at: HashMap<(usize, u32), usize>, traps: HashMap<(usize, u32), (Trap, usize)> },
+}
+
+/// Draws the places between calls at which a process is stopped.
+#[derive(Debug)]
+pub(super) struct Traps {
+    stream: Stream,
+    kind: Preempt,
+}
+
+impl Traps {
+    fn new(plan: &SchedulePlan, kind: Preempt) -> Self {
+        let kind = match (kind, preemption()) {
+            (Preempt::WalIndex, Machine::Steps { .. }) => Preempt::Steps,
+            (kind, _) => kind,
+        };
+        Self { stream: Stream::new(plan.seed, "traps"), kind }
+    }
+
+    /// A trap behind every second lock that excludes others.
+    fn draw(&mut self, locks: bool) -> Option<Trap> {
+        if !locks || self.kind == Preempt::Calls {
+            return None;
+        }
+        let drawn = self.stream.bits();
+        if drawn & 1 == 0 {
+            return None;
+        }
+        let rest = drawn >> 8;
+        if self.kind == Preempt::WalIndex {
+            let place = usize::try_from(rest % 4).unwrap_or(0);
+            return Some(Trap::Touch { offset: WORDS[place], skip: u32::from(drawn & 6 == 6) });
+        }
+        let steps = u32::try_from(rest % u64::from(INSTRUCTIONS_MAX)).unwrap_or(0);
+        Some(Trap::Steps(1 + steps))
+    }
+}
+
+impl Chooser {
+    pub(super) fn new(plan: &SchedulePlan) -> Self {
+        let stream = Stream::new(plan.seed, "policy");
+        match &plan.order {
+            Order::Drawn { policy, preempt } => Self::drawn(plan, *policy, *preempt, stream),
+            Order::Decided(decisions) => {
+                let (mut at, mut traps) = (HashMap::new(), HashMap::new());
+                for Preemption { slot, step, trap, to } in decisions {
+                    match trap {
+                        Some(trap) => drop(traps.insert((*slot, *step), (*trap, *to))),
+                        None => drop(at.insert((*slot, *step), *to)),
+                    }
+                }
+                Self::Decided { at, traps }
+            }
+        }
+    }
+
+    fn drawn(plan: &SchedulePlan, policy: Policy, preempt: Preempt, mut stream: Stream) -> Self {
+        let traps = Traps::new(plan, preempt);
+        match policy {
+            Policy::Pct { changes } => {
+                let operations: usize = plan.lives.iter().map(|life| life.script.len()).sum();
+                let operations = u32::try_from(operations.max(60)).unwrap_or(u32::MAX);
+                let last = operations.saturating_mul(STEPS_PER_OPERATION);
+                let priorities = (0..plan.slots()).map(|_| priority(&mut stream)).collect();
+                let changes = (0..changes).map(|_| stream.within([1, last])).collect();
+                Self::Pct { stream, priorities, changes, traps }
+            }
+            // Delays are drawn elsewhere: nobody is chosen there.
+            Policy::RandomWalk { every } | Policy::Delay { every, .. } => {
+                Self::Walk { stream, every, traps }
+            }
+            Policy::RoundRobin { steps } => Self::Robin { steps, left: steps, traps },
+        }
+    }
+
+    /// Who runs next.
+    pub(super) fn next(&mut self, now: &Situation<'_>) -> usize {
+        match self {
+            Self::Pct { stream, priorities, changes, .. } => {
+                while priorities.len() <= now.runnable.iter().copied().max().unwrap_or(0) {
+                    priorities.push(priority(stream));
+                }
+                let gives_way = matches!(now.at, At::Sleep | At::Trap | At::Blocked);
+                if (gives_way || changes.contains(&now.total)) && now.slot < priorities.len() {
+                    let lowest = priorities.iter().copied().min().unwrap_or(0);
+                    priorities[now.slot] = lowest - 1;
+                }
+                let highest = now.runnable.iter().max_by_key(|slot| priorities[**slot]);
+                highest.copied().unwrap_or(now.slot)
+            }
+            Self::Walk { stream, every, .. } => {
+                let stays = now.at == At::Call && stream.within([1, *every]) != 1;
+                if stays { rule(now) } else { drawn(stream, now) }
+            }
+            Self::Robin { steps, left, .. } => {
+                *left = left.saturating_sub(1);
+                if now.at == At::Call && *left > 0 {
+                    return rule(now);
+                }
+                *left = *steps;
+                rule(&Situation { at: At::Sleep, ..*now })
+            }
+            Self::Decided { at, traps } => {
+                let key = (now.slot, now.step);
+                let decided = match now.at {
+                    At::Trap => traps.get(&key).map(|(_, to)| *to),
+                    _ => at.get(&key).copied(),
+                };
+                decided.filter(|to| now.runnable.contains(to)).unwrap_or_else(|| rule(now))
+            }
+        }
+    }
+
+    /// Where `slot` is to be stopped behind its `step`-th step; `locks` says that this step asks
+    /// for a lock that excludes others.
+    pub(super) fn trap(&mut self, slot: usize, step: u32, locks: bool) -> Option<Trap> {
+        match self {
+            Self::Pct { traps, .. } | Self::Walk { traps, .. } | Self::Robin { traps, .. } => {
+                traps.draw(locks)
+            }
+            Self::Decided { traps, .. } => traps.get(&(slot, step)).map(|(trap, _)| *trap),
+        }
+    }
+}
+
+fn priority(stream: &mut Stream) -> i64 {
+    i64::from(stream.within([1, u32::MAX]))
+}
+
+/// Anyone else, if there is anyone; a process that sleeps or was trapped has had its turn.
+fn drawn(stream: &mut Stream, now: &Situation<'_>) -> usize {
+    let others =
+        now.runnable.iter().copied().filter(|slot| *slot != now.slot || !now.at.can_go_on());
+    let others: Vec<usize> = others.collect();
+    let Some(last) = others.len().checked_sub(1) else { return rule(now) };
+    others[stream.within([0, u32::try_from(last).unwrap_or(0)]) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(order: Order) -> SchedulePlan {
+        SchedulePlan {
+            number: 0,
+            setting: 0,
+            seed: 7,
+            lives: Vec::new(),
+            copies: 3,
+            order,
+            killed_at_end: false,
+            faults: Vec::new(),
+            faults_at: Vec::new(),
+            stops_max: 1_000,
+        }
+    }
+
+    fn at(slot: usize, step: u32, at: At) -> Situation<'static> {
+        Situation { slot, step, total: step, at, runnable: &[0, 1, 2] }
+    }
+
+    #[track_caller]
+    fn check(now: Situation<'_>, expected: usize) {
+        assert_eq!(rule(&now), expected);
+    }
+
+    #[test]
+    fn rule_lets_whoever_runs_go_on_and_goes_round_else() {
+        check(at(1, 5, At::Call), 1);
+        check(at(1, 5, At::Sleep), 2);
+        check(at(2, 5, At::End), 0);
+        check(at(2, 0, At::Start), 0);
+    }
+
+    #[test]
+    fn a_decision_holds_at_its_own_step_and_nowhere_else() {
+        let decision = Preemption { slot: 1, step: 5, trap: None, to: 0 };
+        let mut chooser = Chooser::new(&plan(Order::Decided(vec![decision])));
+        assert_eq!(chooser.next(&at(1, 4, At::Call)), 1);
+        assert_eq!(chooser.next(&at(1, 5, At::Call)), 0);
+        assert_eq!(chooser.next(&at(0, 5, At::Call)), 0);
+    }
+
+    #[test]
+    fn a_decision_behind_a_trap_is_none_before_the_call() {
+        let trap = Trap::Touch { offset: 88, skip: 0 };
+        let decision = Preemption { slot: 1, step: 5, trap: Some(trap), to: 0 };
+        let mut chooser = Chooser::new(&plan(Order::Decided(vec![decision])));
+        assert_eq!(chooser.next(&at(1, 5, At::Call)), 1);
+        assert_eq!(chooser.trap(1, 5, false), Some(trap));
+        assert_eq!(chooser.next(&at(1, 5, At::Trap)), 0);
+    }
+
+    #[test]
+    fn whoever_sleeps_under_pct_gives_way_to_all_others() {
+        let policy = Policy::Pct { changes: 0 };
+        let order = Order::Drawn { policy, preempt: Preempt::Calls };
+        let mut chooser = Chooser::new(&plan(order));
+        let first = chooser.next(&at(0, 0, At::Start));
+        assert_eq!(chooser.next(&at(first, 1, At::Call)), first, "the highest goes on");
+        let second = chooser.next(&at(first, 2, At::Sleep));
+        let third = chooser.next(&at(second, 1, At::Sleep));
+        let mut all = [first, second, third];
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2]);
+    }
+
+    #[test]
+    fn each_policy_draws_the_same_again_from_the_same_seed() {
+        for policy in [
+            Policy::Pct { changes: 9 },
+            Policy::RandomWalk { every: 3 },
+            Policy::RoundRobin { steps: 2 },
+        ] {
+            let draw = || {
+                let order = Order::Drawn { policy, preempt: Preempt::Steps };
+                let mut chooser = Chooser::new(&plan(order));
+                let mut slot = 0;
+                (1..200)
+                    .map(|step| {
+                        slot = chooser.next(&at(slot, step, At::Call));
+                        (slot, chooser.trap(slot, step, step % 5 == 0))
+                    })
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(draw(), draw());
+            assert!(draw().iter().any(|(slot, _)| *slot != 0), "{policy:?} never switches");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+use crate::support::{run, scenario, top};
+use killpoint::report::Report;
+use killpoint::report::schedule::ScheduleReport;
+use std::path::Path;
+
+/// Where no disk is waited for, if there is such a place.
+fn memory_dir() -> String {
+    let dir = if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
+    dir.to_str().unwrap().to_owned()
+}
+
+/// Runs a scenario's text; gives the exit code, the report, and the directory of the results.
+fn explored(text: &str) -> (i32, ScheduleReport, crate::support::Scenario) {
+    let place = scenario(&[]);
+    let file = place.beside("schedules.toml");
+    std::fs::write(&file, text).unwrap();
+    let out = place.beside("out");
+    let arguments = ["run", &file, "--out", &out, "--dir", &memory_dir(), "--seed", "7"];
+    let done = run(&arguments);
+    let report = std::fs::read_to_string(Path::new(&out).join("report.json"))
+        .unwrap_or_else(|error| panic!("{error}: {}", done.stderr));
+    let report = Report::from_json(&report).unwrap();
+    (done.code, report.schedules.into_iter().next().unwrap(), place)
+}
+
+fn of_repository(name: &str, changes: &[(&str, &str)]) -> String {
+    let file = top().join(format!("scenarios/schedule/{name}.toml"));
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for (from, to) in changes {
+        assert!(text.contains(from), "the change must change something: {from}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+#[test]
+fn each_schedule_goes_the_same_way_twice() {
+    let changes = [("count = 20000", "count = 12"), ("twice-per-100 = 1", "twice-per-100 = 100")];
+    let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
+    assert_eq!(code, 0, "{:?}", report.findings);
+    let setting = &report.settings[0];
+    assert_eq!((setting.run_twice, setting.differing), (12, 0));
+    assert!(setting.preemptions > 100 && setting.pairs > 100, "{setting:?}");
+    assert!(setting.traps_met > 20 || !report.preemption.contains("watchpoints"), "{setting:?}");
+}
+
+#[test]
+fn a_planted_race_is_found_and_its_bundle_replays_to_the_step() {
+    let (code, report, place) = explored(&of_repository("claim-race", &[]));
+    assert_eq!(code, 0, "{:?}", report.findings);
+    assert!(report.settings[0].first_finding_schedules[0] <= 1_000);
+    let bundle = place.beside(&format!("out/{}", report.bundles[0]));
+    let done = run(&["replay", &bundle, "--times", "3"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stderr.contains("3 of 3 replays identical"), "{}", done.stderr);
+}
+
+#[test]
+fn a_damaged_bundle_is_refused() {
+    let (_, report, place) = explored(&of_repository("claim-race", &[]));
+    let bundle = place.beside(&format!("out/{}", report.bundles[0]));
+    let mut bytes = std::fs::read(&bundle).unwrap();
+    let place_of = bytes.windows(9).position(|w| w == b"\"decided\"").unwrap();
+    bytes[place_of + 1] = b'D';
+    std::fs::write(&bundle, bytes).unwrap();
+    let done = run(&["replay", &bundle]);
+    assert_eq!(done.code, 2, "{}", done.stderr);
+    assert!(done.stderr.contains("plan.json is not what was written"), "{}", done.stderr);
+}
+
+const LOCKS: &str = r#"
+import fcntl, os
+first, second = ("a", "b") if os.environ["KILLPOINT_COPY"] == "0" else ("b", "a")
+one, two = open(first, "w"), open(second, "w")
+fcntl.lockf(one, fcntl.LOCK_EX)
+fcntl.lockf(two, fcntl.LOCK_EX)
+"#;
+
+#[test]
+fn a_deadlock_is_found_with_who_waits_for_whom() {
+    let place = scenario(&[]);
+    let program = place.beside("locks.py");
+    std::fs::write(&program, LOCKS).unwrap();
+    let text = format!(
+        "format = 1\nclaim = 'two locks in two orders'\nexpect.fail = ['deadlock']\n[schedule]\n\
+         count = 200\npolicy.random-walk.every = 2\n[command]\nargv = ['/usr/bin/python3', '-S', \
+         '{program}']\ncopies = 2\ndatabase = 'none.db'\n"
+    );
+    if !Path::new("/usr/bin/python3").exists() {
+        eprintln!("skipped: there is no /usr/bin/python3");
+        return;
+    }
+    let (code, report, _place) = explored(&text);
+    assert_eq!(code, 0, "{:?}", report.findings);
+    let found = &report.findings[0].detail;
+    assert!(found.contains("process 0 waits for an exclusive lock on b"), "{found}");
+    assert!(found.contains("held by process 1"), "{found}");
+}
+
+#[test]
+fn every_scenario_of_schedules_reads() {
+    for folder in ["schedule", "regression"] {
+        for entry in std::fs::read_dir(top().join("scenarios").join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            killpoint::scenario::schedule::load(&path).unwrap();
+        }
+    }
+}
