@@ -233,8 +233,8 @@ const MS: &str = "whole numbers of milliseconds from 0 to 2147483647";
 const SECONDS: &str = "numbers of seconds, 0 or more";
 const SOME_SECONDS: &str = "numbers of seconds, more than 0";
 
-/// Declares the settings: `dispatch` or `board`, name, variable, why, what is understood, how it is set from
-/// what was given, how it is shown.
+/// Declares the settings: `dispatch` or `board`, name, variable, why, what is understood, how it is
+/// set from what was given, how it is shown.
 macro_rules! settings {
     ($($section:ident $name:literal, $variable:literal, $why:literal, $understood:expr,
        |$config:ident, $given:ident| $set:expr, |$shown:ident| $show:expr;)+) => {

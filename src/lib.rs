@@ -42,8 +42,8 @@
 //! let mut board = Board::create(&path, &Options::default())?;
 //! let mut me = Session::new(1);
 //!
-//! let (task, created) =
-//!     board.create_task(me.next_key(), &NewTask { title: "paint the fence", ..NewTask::default() })?;
+//! let fence = NewTask { title: "paint the fence", ..NewTask::default() };
+//! let (task, created) = board.create_task(me.next_key(), &fence)?;
 //! assert_eq!(created.seq.get(), 1);
 //!
 //! let lease = Duration::from_secs(60);

@@ -337,7 +337,8 @@ impl Board {
     /// # let dir = tempfile::tempdir().expect("a temporary directory");
     /// # let mut board = Board::create(&dir.path().join("board.db"), &Options::default())?;
     /// # let mut me = Session::new(1);
-    /// # board.create_task(me.next_key(), &NewTask { title: "paint the fence", ..NewTask::default() })?;
+    /// # let fence = NewTask { title: "paint the fence", ..NewTask::default() };
+    /// # board.create_task(me.next_key(), &fence)?;
     /// let lease = Duration::from_secs(60);
     /// let claim = board.claim_next(me.next_key(), "tom", lease)?.expect("one task is ready");
     /// // A heartbeat that a power cut takes back costs nothing.
@@ -345,7 +346,8 @@ impl Board {
     ///     .at(Durability::Process)
     ///     .heartbeat(me.next_key(), claim.task, claim.token, lease)?;
     /// assert_eq!(beat.durability, Durability::Process);
-    /// let done = board.at(Durability::Power).complete(me.next_key(), claim.task, claim.token, "")?;
+    /// let safe = board.at(Durability::Power);
+    /// let done = safe.complete(me.next_key(), claim.task, claim.token, "")?;
     /// assert_eq!(done.durability, Durability::Power);
     /// # Ok(())
     /// # }

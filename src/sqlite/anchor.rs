@@ -4,12 +4,12 @@
 //! apart from all that SQLite writes, the number and the link of the newest commits. At the next
 //! open the commit that it names must be there, with that link.
 //!
-//! | what is lost or put back               | what the anchor says                                 |
-//! |----------------------------------------|------------------------------------------------------|
-//! | an old copy of the database put over it | the newest commit of it is older                    |
-//! | `-wal` removed, or lost by a checkpoint | the same                                            |
-//! | another database under this name       | no such commit, or one with another link             |
-//! | the anchor itself                      | nothing, and that is said; it is made anew           |
+//! | what is lost or put back | what the anchor says |
+//! |---|---|
+//! | an old copy of the database put over it | the newest commit of it is older |
+//! | `-wal` removed, or lost by a checkpoint | the same |
+//! | another database under this name | no such commit, or one with another link |
+//! | the anchor itself | nothing, and that is said; it is made anew |
 //!
 //! # What it promises after a power cut
 //!

@@ -12,16 +12,18 @@
 //! offers for replacement (`xSetSystemCall` of `sqlite3_vfs`). Three entries are replaced, once in
 //! a process:
 //!
-//! | call    | what the replacement does                                                        |
-//! |---------|----------------------------------------------------------------------------------|
-//! | `open`  | moves the descriptor to a number of at least [`FLOOR`], close-on-exec              |
-//! | `fcntl` | takes locks on a `-shm` as locks of the open file (`F_OFD_SETLK`), which no other descriptor's close drops; others see them as before |
-//! | `close` | forgets the number                                                               |
+//! | call | what the replacement does |
+//! |---|---|
+//! | `open` | moves the descriptor to a number of at least [`FLOOR`], close-on-exec |
+//! | `fcntl` | takes locks on a `-shm` as locks of the open file (`F_OFD_SETLK`) |
+//! | `close` | forgets the number |
+//!
+//! A lock of the open file is dropped by no other descriptor's close, and others see it as before.
 //!
 //! On the database itself SQLite keeps one lock for its life in WAL mode, the shared one; it is
 //! taken by whichever connection of the process comes first, and let go by whichever goes last, so
 //! it cannot be a lock of one open file. Instead SQLite's own descriptor holds a second lock over
-//! the same bytes, of the open file ([`hold`]). When a stray close takes the first away, nobody
+//! the same bytes, of the open file (`hold`). When a stray close takes the first away, nobody
 //! can be the last one still.
 //!
 //! The high number keeps the database from being what a recycled number means: a library that

@@ -9,7 +9,7 @@
 //! processes do, and the kernel frees them when the last copy of the descriptor is gone, however
 //! its process ended. They are taken far behind the end of the file, which holds no data there.
 //!
-//! In: the path of a database. Out: a [`LockFile`]. Not here: who takes which lock when.
+//! In: the path of a database. Out: a `LockFile`. Not here: who takes which lock when.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};

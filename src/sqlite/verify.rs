@@ -1,14 +1,14 @@
 //! Looking whether a database is sound: its structure, and its content.
 //!
-//! | check          | finds                                       | does not find                       |
-//! |----------------|---------------------------------------------|-------------------------------------|
-//! | size           | a file cut short                            | what its log still holds            |
-//! | `quick_check`  | broken pages, cells, types, NOT NULL, CHECK | an index that differs from its table |
-//! | `integrity_check` | that too                                 | a changed value, a missing commit   |
-//! | texts          | bytes that are no UTF-8                     |                                     |
-//! | foreign keys   | a row that refers to none                   |                                     |
-//! | the chain      | a changed or missing row or commit          | commits missing at the end          |
-//! | the anchor     | commits missing at the end                  | more than it was told, see there    |
+//! | check | finds | does not find |
+//! |---|---|---|
+//! | size | a file cut short | what its log still holds |
+//! | `quick_check` | broken pages, cells, types, NOT NULL, CHECK | an index unlike its table |
+//! | `integrity_check` | that too | a changed value, a missing commit |
+//! | texts | bytes that are no UTF-8 |  |
+//! | foreign keys | a row that refers to none |  |
+//! | the chain | a changed or missing row or commit | commits missing at the end |
+//! | the anchor | commits missing at the end | more than it was told, see there |
 //!
 //! In: a connection, a [`Ledger`], a time budget. Out: a [`Report`]. Nothing is changed.
 

@@ -123,8 +123,9 @@ pub(super) fn put(config: &mut Config, power: &PowerSetting) {
     config.power = Some(loss);
 }
 
-/// What a row promises under power cuts and does not keep. OFF promises nothing, nor does NORMAL with
-/// a rollback journal, which may damage the database (SQLite documentation, *PRAGMA synchronous*).
+/// What a row promises under power cuts and does not keep. OFF promises nothing, nor does NORMAL
+/// with a rollback journal, which may damage the database (SQLite documentation, *PRAGMA
+/// synchronous*).
 pub(super) fn broken(config: &Config) -> Option<String> {
     let loss = config.power.as_ref()?;
     let damaged = loss.corrupt_states + loss.not_a_prefix_states;

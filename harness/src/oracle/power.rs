@@ -6,7 +6,7 @@
 //! by the cut, each by its own promise: one of [`Durability::Power`] must be there, one of
 //! [`Durability::Process`] may be lost, and how much of those is lost is measured.
 //!
-//! That the contents of the course are themselves right is judged by [`Judge`](super::Judge), which
+//! That the contents of the course are themselves right is judged by [`Judge`], which
 //! replays the commits and knows each row; see [`board`].
 
 use super::Judge;

@@ -127,8 +127,8 @@ impl ScheduleSetting {
             }
         };
         format!(
-            "{}: {} schedules, {} failing ({:.2} per thousand) · {first} · {} pairs · {:.0} stops/s \
-             and {:.1} schedules/s per core · {} run twice, {} differ · {}",
+            "{}: {} schedules, {} failing ({:.2} per thousand) · {first} · {} pairs · {:.0} \
+             stops/s and {:.1} schedules/s per core · {} run twice, {} differ · {}",
             self.name,
             self.schedules,
             self.failing,
@@ -176,15 +176,16 @@ impl ScheduleReport {
         parts.push(
             "\n| setting | ended by kill, failing | steps | preemptions | traps set, met | faults \
              planned, landed | run twice, differing | pairs (new per thousand) | stops/s, core | \
-             schedules/s, core | running, judging ms |\n|---|---|---|---|---|---|---|---|---|---|---|"
+             schedules/s, core | running, judging ms |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|"
                 .to_owned(),
         );
         for s in &self.settings {
             let new: Vec<String> =
                 s.new_pairs_per_thousand.iter().take(8).map(u64::to_string).collect();
             parts.push(format!(
-                "| {} | {}, {} | {} | {} | {}, {} | {}, {} | {}, {} | {} ({}) | {:.0} | {:.1} | {}, \
-                 {} |",
+                "| {} | {}, {} | {} | {} | {}, {} | {}, {} | {}, {} | {} ({}) | {:.0} | {:.1} \
+                 | {}, {} |",
                 s.name,
                 s.killed_at_end,
                 s.failing_killed,

@@ -28,7 +28,8 @@ const COLUMNS: &str = "id, title, priority, status, fence, result, created_seq, 
 
 /// The ready task that nobody is named for, to claim next.
 pub(super) const NEXT_READY: &str = "SELECT id, fence, priority FROM tasks \
-     INDEXED BY tasks_ready WHERE status = 'ready' AND assignee IS NULL ORDER BY priority DESC, id LIMIT 1";
+     INDEXED BY tasks_ready WHERE status = 'ready' AND assignee IS NULL \
+     ORDER BY priority DESC, id LIMIT 1";
 
 /// The ready task that one worker is named for, to claim next.
 pub(super) const NEXT_READY_FOR: &str = "SELECT id, fence, priority FROM tasks \

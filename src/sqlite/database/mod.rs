@@ -6,12 +6,12 @@
 //!
 //! What is checked when:
 //!
-//! | when                    | what                                                                  |
-//! |-------------------------|-----------------------------------------------------------------------|
-//! | it is opened            | nothing quarantined here, nobody repairs, the files, the anchor        |
-//! | opened first after all who had it open were killed | and the structure, within a bounded time   |
-//! | before each commit      | the files are those that were opened; no commit seen before is missing |
-//! | after each commit       | the log's length, now and then a checkpoint and its answer             |
+//! | when | what |
+//! |---|---|
+//! | it is opened | nothing quarantined here, nobody repairs, the files, the anchor |
+//! | opened after all who had it open were killed | and the structure, within a bounded time |
+//! | before each commit | the files are those that were opened; no commit seen before is missing |
+//! | after each commit | the log's length, now and then a checkpoint and its answer |
 //!
 //! In: a path, [`Options`], bodies of transactions. Out: what the bodies gave, with an
 //! [`Acknowledgement`], or a [`Failure`]. Not here: what the rows mean.

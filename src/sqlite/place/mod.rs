@@ -1,12 +1,12 @@
 //! Where a database lies: its real path, and whether SQLite can work there.
 //!
-//! | what is found                                        | what is done                           |
-//! |------------------------------------------------------|----------------------------------------|
-//! | NFS, SMB, 9p, virtiofs or other FUSE, cluster file systems | refused, unless accepted by name |
-//! | locks or shared memory that a second process cannot see | refused                             |
-//! | tmpfs, overlay, an unknown file system                | a warning                             |
-//! | a second name (hard link)                            | refused: SQLite would make two logs    |
-//! | a symbolic link                                      | followed, as SQLite does               |
+//! | what is found | what is done |
+//! |---|---|
+//! | NFS, SMB, 9p, virtiofs other FUSE, cluster file systems | refused, unless accepted by name |
+//! | locks or shared memory that a second process cannot see | refused |
+//! | tmpfs, overlay, an unknown file system | a warning |
+//! | a second name (hard link) | refused: SQLite would make two logs |
+//! | a symbolic link | followed, as SQLite does |
 //!
 //! In: a path as a person wrote it. Out: the path of the file itself, and whether it is still the
 //! one that was opened. Nothing is opened here.

@@ -1,11 +1,11 @@
 //! Getting a damaged database back: the ladder, least destructive first.
 //!
-//! | rung    | what it does                                              | what it is for                 |
-//! |---------|-----------------------------------------------------------|--------------------------------|
-//! | log     | opens a copy of database and `-wal` without the `-shm`    | a broken index of the log      |
-//! | reindex | makes every index of that copy anew                       | damage in indexes alone        |
-//! | salvage | reads the tables page by page into a new database         | anything else                  |
-//! | backup  | adds the rows that a backup has and the others have not   | what the salvage did not find  |
+//! | rung | what it does | what it is for |
+//! |---|---|---|
+//! | log | opens a copy of database and `-wal` without the `-shm` | a broken index of the log |
+//! | reindex | makes every index of that copy anew | damage in indexes alone |
+//! | salvage | reads the tables page by page into a new database | anything else |
+//! | backup | adds the rows that only a backup has | what the salvage did not find |
 //!
 //! Each rung works on copies and is verified: structure, foreign keys, chain, anchor. The first
 //! that gives a sound database with every anchored commit is taken; if none does, the one that

@@ -325,7 +325,7 @@ fn is_possible(breaks: Breaks, stop: &Stop) -> bool {
     }
 }
 
-/// What repeats of a stop: the call and what it asks for, but no address and no number of a process.
+/// What repeats of a stop: the call and what it asks for, but no address and no process number.
 fn digest(stop: &Stop) -> u32 {
     let (a, b) = match stop.operation {
         Operation::Write { offset: Offset::At(at), length, .. }

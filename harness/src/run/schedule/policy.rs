@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 /// Steps of a process in which its priority changes are drawn, for each of its operations.
 const STEPS_PER_OPERATION: u32 = 26;
 /// The last 8 bytes of each part of the wal-index header, where whoever reads or writes the whole
-/// part comes last: the two copies of the header, `nBackfill` with the first read mark, and the next
-/// two marks (SQLite, WAL-mode File Format, section 2.1).
+/// part comes last: the two copies of the header, `nBackfill` with the first read mark, and the
+/// next two marks (SQLite, WAL-mode File Format, section 2.1).
 const WORDS: [u64; 4] = [40, 88, 96, 104];
 /// Instructions that a counted preemption may take.
 const INSTRUCTIONS_MAX: u32 = 400;

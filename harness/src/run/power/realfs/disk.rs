@@ -1,9 +1,9 @@
 //! A disk that remembers: every write and flush it was given, and what a power cut leaves of them.
 //!
-//! Pure data. Its cache is volatile: a flush makes all writes before it safe, and of those after the
-//! last flush a cut keeps any, each torn at any physical sector of 4 KiB. That is all that a disk
-//! promises. Smaller sectors are for the models: torn at 512 bytes even the superblock of ext4, whose
-//! checksum lies in another sector than what it covers, may be beyond recovery, as was seen here.
+//! Pure data. Its cache is volatile: a flush makes all writes before it safe, and of those after
+//! the last flush a cut keeps any, each torn at any physical sector of 4 KiB. That is all that a
+//! disk promises. Smaller sectors are for the models: on a disk that tore at 512 bytes ext4 refused
+//! to be mounted in some runs, with EBADMSG; that its superblock was torn is a guess.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,12 +1,12 @@
 //! The process behind the recording disk: a FUSE file system of five files.
 //!
-//! | file    | reading gives                    | writing does                                     |
-//! |---------|----------------------------------|--------------------------------------------------|
-//! | `disk`  | the recorded disk                | writes to it; a sync is a flush                  |
-//! | `trial` | what the last `cut` left         | writes to that, and is forgotten at the next cut |
-//! | `cut`   | nothing                          | makes `trial` what a [`BlockCut`] leaves         |
-//! | `mark`  | nothing                          | notes how far the recorded processes have come   |
-//! | `log`   | what happened, as JSON           | nothing                                          |
+//! | file | reading gives | writing does |
+//! |---|---|---|
+//! | `disk` | the recorded disk | writes to it; a sync is a flush |
+//! | `trial` | what the last `cut` left | writes to that, and is forgotten at the next cut |
+//! | `cut` | nothing | makes `trial` what a `BlockCut` leaves |
+//! | `mark` | nothing | notes how far the recorded processes have come |
+//! | `log` | what happened, as JSON | nothing |
 //!
 //! It is a process of its own: should the one that uses it be killed while it waits for a file
 //! system on this disk, this one goes on serving until that wait is over, and then dies with it.
