@@ -346,7 +346,7 @@ impl Board {
     ///     .at(Durability::Process)
     ///     .heartbeat(me.next_key(), claim.task, claim.token, lease)?;
     /// assert_eq!(beat.durability, Durability::Process);
-    /// let safe = board.at(Durability::Power);
+    /// let mut safe = board.at(Durability::Power);
     /// let done = safe.complete(me.next_key(), claim.task, claim.token, "")?;
     /// assert_eq!(done.durability, Durability::Power);
     /// # Ok(())
