@@ -18,6 +18,7 @@
 
 mod anchoring;
 mod owner;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -102,6 +103,8 @@ pub struct Database {
     /// The files as they were when they were opened.
     files: Option<Files>,
     opened: Opened,
+    /// When all of it was last looked at, or it was opened.
+    verified: Cell<Instant>,
     /// The process that opened it.
     pid: u32,
     poisoned: Cell<bool>,
@@ -144,6 +147,7 @@ impl Database {
             unanchored: false,
             files: None,
             opened: Opened { trust: Some(trust), file_system, guarded, ..Opened::default() },
+            verified: Cell::new(Instant::now()),
             pid: process::id(),
             options: options.clone(),
             poisoned: Cell::new(false),

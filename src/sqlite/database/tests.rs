@@ -1,5 +1,7 @@
 //! The open database: durability, the owner of checkpoints, closing, what is watched.
 
+mod fork;
+
 use rusqlite::Connection;
 use tempfile::TempDir;
 
