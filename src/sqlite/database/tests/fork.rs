@@ -26,7 +26,7 @@ fn in_the_child(mut database: Database) -> i32 {
     let appended = Place::try_append(&mut database, None, 1);
     let appended =
         i32::from(!matches!(appended, Err(Failure::Unready(StoreError::OtherProcess { .. }))));
-    let read = refused(database.read("count", |conn| touch(conn)).map(drop));
+    let read = refused(database.read("count", touch).map(drop));
     let verified = refused(database.verify(Depth::Quick).map(drop));
     let elsewhere = env::temp_dir();
     let backed_up =

@@ -1,6 +1,7 @@
 //! Damage by the byte, page after page: what a recovery saves of a board, and what it tells of the
 //! rest. The whole corpus is run on demand and writes what it came to into `results/recover/`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -158,8 +159,9 @@ impl Figures {
             self.tallies.len()
         );
         for t in &self.tallies {
-            text += &format!(
-                "| {} | {} | {} | {} | {} | {} | {} |\n",
+            writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} |",
                 t.damage,
                 t.recoveries,
                 t.confined,
@@ -167,19 +169,22 @@ impl Figures {
                 t.rows_lost,
                 t.rows_altered,
                 t.silent.len()
-            );
+            )
+            .unwrap();
         }
         let hundredths = confined * 10_000 / all.max(1);
-        text += &format!(
+        writeln!(
+            text,
             "\nIn {confined} of {all} ({}.{:02} %) no row outside the damaged page was lost; {} \
              losses were not told; {} results were not sound.\n\nNot shown: damage of more than \
              one page at once. Rows of tables that only change (tasks, runs) have no checksum: a \
-             byte altered in one of them is saved as it is found.\n",
+             byte altered in one of them is saved as it is found.",
             hundredths / 100,
             hundredths % 100,
             sum(|t| t.silent.len() as u64),
             sum(|t| t.unsound.len() as u64)
-        );
+        )
+        .unwrap();
         text
     }
 }
