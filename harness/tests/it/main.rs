@@ -27,6 +27,8 @@ mod real_fs;
 mod results;
 /// Schedules: found, replayed, the same twice.
 mod schedule;
+/// What the store does to its own files, struck at every call.
+mod store;
 /// A script struck at every point.
 mod sweep;
 /// The rules that the tree keeps.
