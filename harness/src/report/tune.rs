@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn row_that_made_no_commit_is_never_recommended_and_not_in_the_picture() {
         let idle = Config { commits_per_s: 0.0, ..row("full", 0.0, 0.0, 0.0, 0) };
-        let text = recommend(&[idle.clone()], "0".parse().unwrap(), None);
+        let text = recommend(std::slice::from_ref(&idle), "0".parse().unwrap(), None);
         assert!(text.contains("No row meets both"), "{text}");
         assert!(!pareto(&[idle]).contains("<circle"));
     }

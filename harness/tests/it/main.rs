@@ -13,6 +13,8 @@ mod support;
 mod bad_input;
 /// The controls, caught one and all.
 mod canaries;
+/// Dispatchers and workers, killed.
+mod dispatch;
 /// Other engines than the bundled one.
 mod engines;
 /// What happens when the run is ended from outside.

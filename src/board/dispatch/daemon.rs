@@ -47,7 +47,8 @@ pub enum News<'a> {
 ///
 /// # Errors
 ///
-/// What made going on impossible: the board cannot be opened, or is damaged; then it is quarantined.
+/// What made going on impossible: the board cannot be opened, or is damaged, and then it is
+/// quarantined.
 pub fn run(
     open: &mut dyn FnMut() -> Result<(Board, Session)>,
     holder: &str,
