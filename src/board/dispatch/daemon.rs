@@ -39,9 +39,11 @@ pub enum News<'a> {
     Superseded,
 }
 
-/// Dispatches until `stop` is readable. Between two rounds it looks at the whole board when that
-/// is due, see [`Options::verify_every`](crate::Options::verify_every). `open` opens the board, and again after a write of unknown
+/// Dispatches until `stop` is readable. `open` opens the board, and again after a write of unknown
 /// outcome.
+///
+/// Between two rounds it looks at the whole board when that is due, see
+/// [`Options::verify_every`](crate::Options::verify_every).
 ///
 /// Workers go on when it stops; how they end is then held against none of them.
 ///
