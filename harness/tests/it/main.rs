@@ -25,6 +25,8 @@ mod main_job;
 mod power;
 /// Power cuts under a real file system.
 mod real_fs;
+/// The WAL-reset race of another program against a board.
+mod reset;
 /// The committed results are what the repository makes.
 mod results;
 /// Schedules: found, replayed, the same twice.
