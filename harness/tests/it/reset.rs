@@ -40,6 +40,8 @@ c.close()
 /// The board's side of it.
 struct Race {
     board: Option<Board>,
+    /// Another process's connection, as it were: it has seen nothing of what the first one writes.
+    other: Option<Board>,
     session: Session,
     /// Whether the board commits within the stranger's checkpoint.
     within: bool,
@@ -50,6 +52,8 @@ struct Race {
     copied: u32,
     /// Whether the stranger is killed after its checkpoint; else it is the last to close.
     killed: bool,
+    /// What the write of the other gave.
+    found: Option<Result<(), StoreError>>,
     /// What the board's close gave, after more commits.
     closed: Option<Result<(), StoreError>>,
 }
@@ -88,7 +92,13 @@ impl Driver for Race {
                 }
             }
             (2, true) => {
+                // The first sees its own commits: its pages are in its cache.
                 self.commit(2).unwrap();
+                if let Some(mut other) = self.other.take() {
+                    let task = NewTask { title: "dig", ..NewTask::default() };
+                    let made = other.create_task(Session::new(2).next_key(), &task);
+                    self.found = Some(made.map(drop));
+                }
                 self.closed = Some(self.board.take().unwrap().close());
                 if self.killed {
                     let when = KillWhen::Before;
@@ -117,6 +127,7 @@ fn play(engine: &str, within: bool, killed: bool) -> (TempDir, PathBuf, Race) {
     let board = Board::create(&path, &options()).unwrap();
     let mut race = Race {
         board: Some(board),
+        other: Some(Board::open(&path, &options()).unwrap()),
         session: Session::new(1),
         within,
         acks: 0,
@@ -124,6 +135,7 @@ fn play(engine: &str, within: bool, killed: bool) -> (TempDir, PathBuf, Race) {
         met: false,
         copied: 0,
         killed,
+        found: None,
         closed: None,
     };
     race.commit(20).unwrap();
@@ -175,6 +187,9 @@ fn commits_that_a_strangers_faulty_sqlite_lost_are_found_by_the_board_and_not_by
         }
         let (_dir, path, race) = play(engine, true, false);
         assert!(race.copied > 0, "{engine}: the new log was not taken for the old one");
+        // Its connections find the loss by the anchor, before they commit anything on top of it.
+        let found = race.found.unwrap();
+        assert!(matches!(found, Err(StoreError::RolledBack { .. })), "{engine}: {found:?}");
         // The board sees what was done to the log; the stranger, who closes last, does not.
         let closed = race.closed.unwrap();
         assert!(matches!(closed, Err(StoreError::BrokenLog { .. })), "{engine}: {closed:?}");
@@ -213,7 +228,8 @@ fn without_a_commit_within_the_checkpoint_nothing_is_lost_on_the_faulty_engine_e
     }
     let (_dir, path, race) = play("3.51.1", false, false);
     assert_eq!(race.copied, 0);
+    race.found.unwrap().unwrap();
     race.closed.unwrap().unwrap();
     assert_eq!(integrity(&path), "ok");
-    assert_eq!(Board::open(&path, &options()).unwrap().commit_seq().unwrap().get(), 43);
+    assert_eq!(Board::open(&path, &options()).unwrap().commit_seq().unwrap().get(), 44);
 }

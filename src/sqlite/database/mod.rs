@@ -10,7 +10,7 @@
 //! |---|---|
 //! | it is opened | nothing quarantined here, nobody repairs, the files, the anchor |
 //! | opened after all who had it open were killed | and the structure, within a bounded time |
-//! | before each commit | the files are those that were opened; no commit seen before is missing |
+//! | before each commit | the files are those opened; no commit seen or anchored is missing |
 //! | after each commit | the log's length, now and then a checkpoint and its answer |
 //!
 //! In: a path, [`Options`], bodies of transactions. Out: what the bodies gave, with an
@@ -126,6 +126,8 @@ impl Database {
     pub(crate) fn look(path: &Path, options: &Options, create: bool) -> Result<Self> {
         let trust = Engine::loaded().trust(options.accept_engine.as_deref())?;
         if let Ok(place) = place::resolve(path) {
+            // Before SQLite sees the files: a look at them can write, as where a journal is hot.
+            quarantine::refuse(path, &place)?;
             let accepted = options.accept_file_system.as_deref();
             place::require_fit(path, &place, accepted, create && !place.exists())?;
         }
@@ -157,7 +159,6 @@ impl Database {
     /// Puts the one policy into effect (see [`pragma::apply`]). It may write to the database, and
     /// makes the files that lie beside it.
     pub(crate) fn arm(&mut self) -> Result<()> {
-        quarantine::refuse(&self.path, &self.place)?;
         let lock = LockFile::open(&self.place).map_err(self.beside("open the lock file"))?;
         self.opened.unclean = self
             .enter(&lock)
@@ -315,6 +316,7 @@ impl Database {
         self.ready(level).map_err(Failure::Unready)?;
         let owner = self.before_write();
         let (chain, files, path) = (self.chain.as_ref(), self.files.as_ref(), &self.path);
+        let anchor = self.anchor.as_ref();
         let every = self.options.watch_every;
         let Some(wired) = &mut self.wired else {
             return Err(Failure::Unready(StoreError::Poisoned));
@@ -323,6 +325,7 @@ impl Database {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
             files
                 .map_or(Ok(()), |files| files.require_same(conn, path, every))
+                .and_then(|()| anchoring::require_unmade(chain, anchor, path))
                 .map_err(Stop::Unready)?;
             Ok(value)
         })
