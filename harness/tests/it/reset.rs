@@ -37,6 +37,16 @@ os.write(9, b'ack checkpointed\n')
 c.close()
 ";
 
+/// How far the stranger's checkpoint has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Before,
+    /// It holds the lock for it.
+    Locked,
+    /// It has looked how long the log is, and not yet how much of that is copied.
+    Within,
+}
+
 /// The board's side of it.
 struct Race {
     board: Option<Board>,
@@ -46,8 +56,7 @@ struct Race {
     /// Whether the board commits within the stranger's checkpoint.
     within: bool,
     acks: u32,
-    locked: bool,
-    met: bool,
+    moment: Moment,
     /// Pages that the stranger then copies, though all of the log was copied before.
     copied: u32,
     /// Whether the stranger is killed after its checkpoint; else it is the last to close.
@@ -81,14 +90,17 @@ impl Driver for Race {
                 assert!(done.unwrap().complete);
             }
             (1, false) => {
-                self.locked |= matches!(stop.operation, Operation::Lock { .. });
-                self.copied += u32::from(self.met && stop.phase == Phase::CheckpointPageWrite);
-                let between = matches!(stop.operation, Operation::Unmap { .. });
-                if self.locked && between && !self.met {
-                    self.met = true;
-                    if self.within {
-                        self.commit(1).unwrap();
+                let copies = self.moment == Moment::Within;
+                self.copied += u32::from(copies && stop.phase == Phase::CheckpointPageWrite);
+                match (self.moment, &stop.operation) {
+                    (Moment::Before, Operation::Lock { .. }) => self.moment = Moment::Locked,
+                    (Moment::Locked, Operation::Unmap { .. }) => {
+                        self.moment = Moment::Within;
+                        if self.within {
+                            self.commit(1).unwrap();
+                        }
                     }
+                    _ => {}
                 }
             }
             (2, true) => {
@@ -131,8 +143,7 @@ fn play(engine: &str, within: bool, killed: bool) -> (TempDir, PathBuf, Race) {
         session: Session::new(1),
         within,
         acks: 0,
-        locked: false,
-        met: false,
+        moment: Moment::Before,
         copied: 0,
         killed,
         found: None,
@@ -157,7 +168,7 @@ fn play(engine: &str, within: bool, killed: bool) -> (TempDir, PathBuf, Race) {
     let exit = supervisor.run(&mut race).unwrap().exit_of(0).unwrap();
     let dead = matches!(exit, Exit::Signal { by_supervisor: true, .. });
     assert!(if killed { dead } else { exit == Exit::Code(0) }, "{exit:?}");
-    assert!(race.met, "the moment within the checkpoint was not met");
+    assert!(race.moment == Moment::Within, "the moment within the checkpoint was not met");
     (dir, path, race)
 }
 
