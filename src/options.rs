@@ -53,11 +53,12 @@ pub struct Options {
     /// and closes the files, see [`crate::sqlite::guard`]. It changes SQLite for the whole process.
     pub guard: bool,
     /// How long a writer may go on without a look whether log and index still have their names. The
-    /// database's own name is looked at before each commit.
+    /// database itself is looked at before each commit.
     pub watch_every: Duration,
     /// Whether a commit at [`Durability::Power`](crate::Durability::Power) also waits until its
     /// record in the anchor is on the disk. It doubles the syncs. Without it a power cut may leave
-    /// the anchor one such commit behind the database, see [`crate::sqlite::anchor`].
+    /// the anchor one such commit behind the database, or those of 10 ms: see
+    /// [`crate::sqlite::anchor`].
     pub anchor_sync: bool,
     /// How long an open may look at a database that was left without a close. What it could not
     /// look at in that time stands in [`crate::sqlite::database::Opened`].

@@ -25,7 +25,6 @@ mod tests;
 use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -46,7 +45,7 @@ use crate::sqlite::quarantine::{self, Notice};
 use crate::sqlite::sidecar::{self, Hold, LockFile, Part};
 use crate::sqlite::transaction::{self, Failure, Timing, Transaction};
 use crate::sqlite::verify::{self, Depth, Report};
-use crate::sqlite::{guard, open};
+use crate::sqlite::{fork, guard, open};
 
 pub use anchoring::Anchored;
 
@@ -150,7 +149,7 @@ impl Database {
             files: None,
             opened: Opened { trust: Some(trust), file_system, guarded, ..Opened::default() },
             verified: Cell::new(Instant::now()),
-            pid: process::id(),
+            pid: fork::pid(),
             options: options.clone(),
             poisoned: Cell::new(false),
         })
@@ -176,11 +175,10 @@ impl Database {
         self.read("open the log", |conn| {
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         })?;
-        if self.opened.guarded {
-            // SQLite has the file in WAL mode now, and asks for it alone no more.
-            self.opened.guarded = guard::hold(&self.place) > 0;
-        }
-        self.files = Some(Files::look(&self.place));
+        // SQLite has the file in WAL mode now, and asks for it alone no more.
+        let held = self.opened.guarded.then(|| guard::hold(&self.place)).flatten();
+        self.opened.guarded = held.is_some();
+        self.files = Some(Files::look(&self.place, held));
         place::require_unmoved(self.connection(), &self.path)?;
         self.check_at_open()
     }
@@ -321,7 +319,8 @@ impl Database {
         let Some(wired) = &mut self.wired else {
             return Err(Failure::Unready(StoreError::Poisoned));
         };
-        let written = transaction::write(wired.conn_mut(), |conn| {
+        let (conn, control) = wired.for_write().map_err(Failure::Begin)?;
+        let written = transaction::write(conn, control, |conn| {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
             files
                 .map_or(Ok(()), |files| files.require_same(conn, path, every))
@@ -376,7 +375,7 @@ impl Database {
     /// [`StoreError::Poisoned`] after a failure that says so; [`StoreError::OtherProcess`] in
     /// another process than the one that opened it, as after a fork.
     pub fn usable(&self) -> Result<()> {
-        let pid = process::id();
+        let pid = fork::pid();
         if self.pid != pid {
             return Err(StoreError::OtherProcess { opened_by: self.pid, pid });
         }
@@ -413,7 +412,7 @@ impl Database {
 
     /// Closes the connection, after the last checkpoint if nobody else has the database open.
     fn shut(&mut self) -> Result<()> {
-        if self.pid != process::id() {
+        if self.pid != fork::pid() {
             // The files, the locks and the connection are the parent's. Closing them here could
             // undo what it holds.
             if let Some(wired) = self.wired.take() {

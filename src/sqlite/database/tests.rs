@@ -337,6 +337,35 @@ fn file_moved_removed_or_linked_under_an_open_database_refuses_the_commit() {
 }
 
 #[test]
+fn database_that_moved_just_after_a_look_is_missed_at_no_commit_though_its_path_is_not_walked() {
+    let spoil: [fn(&Place); 3] = [
+        |place| std::fs::rename(place.path(), place.path().with_extension("old")).unwrap(),
+        |place| std::fs::hard_link(place.path(), place.path().with_extension("2")).unwrap(),
+        |place| {
+            let bytes = std::fs::read(place.path()).unwrap();
+            std::fs::write(place.path().with_extension("new"), bytes).unwrap();
+            std::fs::rename(place.path().with_extension("new"), place.path()).unwrap();
+        },
+    ];
+    // Many times, for the move may fall into the tick of the kernel's clock that the look was in.
+    for round in 0..20 {
+        for (index, spoil) in spoil.iter().enumerate() {
+            let place = Place::new();
+            let mut database = place.open();
+            database.options.watch_every = Duration::from_hours(1);
+            place.append(&mut database, 1);
+            place.append(&mut database, 1);
+            spoil(&place);
+            let failed = Place::try_append(&mut database, None, 1).unwrap_err();
+            assert!(
+                matches!(failed, Failure::Unready(StoreError::Moved { .. })),
+                "{index} in round {round}: {failed:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn database_in_another_process_than_its_own_is_refused_and_its_end_does_no_harm() {
     let place = Place::new();
     let mut database = place.open();
