@@ -52,8 +52,9 @@ pub struct Options {
     /// Whether SQLite's locks are guarded against code of others in the same process that opens
     /// and closes the files, see [`crate::sqlite::guard`]. It changes SQLite for the whole process.
     pub guard: bool,
-    /// How long a writer may go on without a look whether log and index still have their names. The
-    /// database itself is looked at before each commit.
+    /// How long a writer may go on without a look whether log and index still have their names, and
+    /// whether the anchor knows of a commit that the database has not. The database itself is
+    /// looked at before each commit.
     pub watch_every: Duration,
     /// Whether a commit at [`Durability::Power`](crate::Durability::Power) also waits until its
     /// record in the anchor is on the disk. It doubles the syncs. Without it a power cut may leave

@@ -128,6 +128,7 @@ fn options() -> Options {
         synchronous: Synchronous::Off,
         wal_autocheckpoint_pages: 0,
         busy_timeout: Duration::from_millis(200),
+        watch_every: Duration::ZERO,
         ..Options::default()
     }
 }

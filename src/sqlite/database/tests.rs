@@ -265,7 +265,7 @@ fn acknowledged_commit_that_vanishes_under_an_open_connection_is_found_by_its_ne
 }
 
 #[test]
-fn acknowledged_commit_of_another_that_vanished_is_found_by_whoever_writes_next() {
+fn acknowledged_commit_of_another_that_vanished_is_found_when_the_anchor_is_asked() {
     let place = Place::new();
     let (mut one, mut two) = (place.open(), place.open());
     place.append_times(&mut one, 3, 1);

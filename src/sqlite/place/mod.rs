@@ -126,14 +126,15 @@ impl Files {
     /// is looked at each time, which is one system call: whether its name still leads to it is
     /// asked when anything about the file has changed since the last time. The names of the log
     /// and its index, the number of names, and the directories above are looked at when `every`
-    /// has passed since the last look.
+    /// has passed since the last look. Gives whether that was so.
     pub(crate) fn require_same(
         &self,
         conn: &Connection,
         database: &Path,
         every: Duration,
-    ) -> Result<()> {
-        if self.looked.get().is_none_or(|looked| looked.elapsed() >= every) {
+    ) -> Result<bool> {
+        let due = self.looked.get().is_none_or(|looked| looked.elapsed() >= every);
+        if due {
             self.require_same_names()?;
             self.looked.set(Some(Instant::now()));
         }
@@ -142,7 +143,7 @@ impl Files {
             if Some(stat.identity) != self.parts[0].1 {
                 self.require_same_names()?;
             } else if Some(stat.changed) == self.asked_after.get() {
-                return Ok(());
+                return Ok(due);
             }
         }
         require_unmoved(conn, database)?;
@@ -152,7 +153,7 @@ impl Files {
             TimeOfChange::Unknown => false,
         };
         self.asked_after.set(stat.map(|stat| stat.changed).filter(tells));
-        Ok(())
+        Ok(due)
     }
 
     fn require_same_names(&self) -> Result<()> {
