@@ -63,7 +63,7 @@ impl Wired {
     }
 
     /// The connection, for a write, and what begins and ends it.
-    pub(crate) fn to_write(&mut self) -> rusqlite::Result<(&mut Connection, &Control)> {
+    pub(crate) fn for_write(&mut self) -> rusqlite::Result<(&mut Connection, &Control)> {
         let control = match self.control.take() {
             Some(control) => control,
             None => Control::new(&self.conn)?,

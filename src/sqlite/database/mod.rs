@@ -313,7 +313,7 @@ impl Database {
         let Some(wired) = &mut self.wired else {
             return Err(Failure::Unready(StoreError::Poisoned));
         };
-        let (conn, control) = wired.to_write().map_err(Failure::Begin)?;
+        let (conn, control) = wired.for_write().map_err(Failure::Begin)?;
         let written = transaction::write(conn, control, |conn| {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
             files
