@@ -63,6 +63,11 @@ pub struct Options {
     /// How long an open may look at a database that was left without a close. What it could not
     /// look at in that time stands in [`crate::sqlite::database::Opened`].
     pub open_check_budget: Duration,
+    /// How long a database may be open before [`verify_when_due`] looks at all of it again; zero:
+    /// never. A dispatcher asks between its rounds.
+    ///
+    /// [`verify_when_due`]: crate::sqlite::database::Database::verify_when_due
+    pub verify_every: Duration,
     /// How many bytes all quarantine copies of a database may take together.
     pub quarantine_bytes: u64,
     /// The name of a registered SQLite VFS; `None` is the default one.
@@ -84,6 +89,7 @@ impl Default for Options {
             watch_every: Duration::from_millis(100),
             anchor_sync: false,
             open_check_budget: Duration::from_secs(1),
+            verify_every: Duration::from_hours(1),
             quarantine_bytes: 4 << 30,
             vfs: None,
             clock: Clock::default(),

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | it is opened | nothing quarantined here, nobody repairs, the files, the anchor |
 //! | opened after all who had it open were killed | and the structure, within a bounded time |
-//! | before each commit | the files are those that were opened; no commit seen before is missing |
+//! | before each commit | the files are those opened; no commit seen or anchored is missing |
 //! | after each commit | the log's length, now and then a checkpoint and its answer |
 //!
 //! In: a path, [`Options`], bodies of transactions. Out: what the bodies gave, with an
@@ -18,6 +18,7 @@
 
 mod anchoring;
 mod owner;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +102,8 @@ pub struct Database {
     /// The files as they were when they were opened.
     files: Option<Files>,
     opened: Opened,
+    /// When all of it was last looked at, or it was opened.
+    verified: Cell<Instant>,
     /// The process that opened it.
     pid: u32,
     poisoned: Cell<bool>,
@@ -122,6 +125,8 @@ impl Database {
     pub(crate) fn look(path: &Path, options: &Options, create: bool) -> Result<Self> {
         let trust = Engine::loaded().trust(options.accept_engine.as_deref())?;
         if let Ok(place) = place::resolve(path) {
+            // Before SQLite sees the files: a look at them can write, as where a journal is hot.
+            quarantine::refuse(path, &place)?;
             let accepted = options.accept_file_system.as_deref();
             place::require_fit(path, &place, accepted, create && !place.exists())?;
         }
@@ -143,6 +148,7 @@ impl Database {
             unanchored: false,
             files: None,
             opened: Opened { trust: Some(trust), file_system, guarded, ..Opened::default() },
+            verified: Cell::new(Instant::now()),
             pid: fork::pid(),
             options: options.clone(),
             poisoned: Cell::new(false),
@@ -152,7 +158,6 @@ impl Database {
     /// Puts the one policy into effect (see [`pragma::apply`]). It may write to the database, and
     /// makes the files that lie beside it.
     pub(crate) fn arm(&mut self) -> Result<()> {
-        quarantine::refuse(&self.path, &self.place)?;
         let lock = LockFile::open(&self.place).map_err(self.beside("open the lock file"))?;
         self.opened.unclean = self
             .enter(&lock)
@@ -309,6 +314,7 @@ impl Database {
         self.ready(level).map_err(Failure::Unready)?;
         let owner = self.before_write();
         let (chain, files, path) = (self.chain.as_ref(), self.files.as_ref(), &self.path);
+        let anchor = self.anchor.as_ref();
         let every = self.options.watch_every;
         let Some(wired) = &mut self.wired else {
             return Err(Failure::Unready(StoreError::Poisoned));
@@ -318,6 +324,7 @@ impl Database {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
             files
                 .map_or(Ok(()), |files| files.require_same(conn, path, every))
+                .and_then(|()| anchoring::require_unmade(chain, anchor, path))
                 .map_err(Stop::Unready)?;
             Ok(value)
         })

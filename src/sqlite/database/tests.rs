@@ -1,5 +1,7 @@
 //! The open database: durability, the owner of checkpoints, closing, what is watched.
 
+mod fork;
+
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -263,6 +265,21 @@ fn acknowledged_commit_that_vanishes_under_an_open_connection_is_found_by_its_ne
 }
 
 #[test]
+fn acknowledged_commit_of_another_that_vanished_is_found_by_whoever_writes_next() {
+    let place = Place::new();
+    let (mut one, mut two) = (place.open(), place.open());
+    place.append_times(&mut one, 3, 1);
+    one.connection().execute_batch("DELETE FROM marks WHERE seq = 3").unwrap();
+    // It never saw that commit, and would make another of that number.
+    let failed = Place::try_append(&mut two, None, 1).unwrap_err();
+    let Failure::Unready(StoreError::RolledBack { missing: 3, newest: 2, .. }) = failed else {
+        panic!("{failed:?}")
+    };
+    assert!(matches!(two.usable(), Err(StoreError::Poisoned)));
+    assert!(matches!(place.try_open(), Err(StoreError::RolledBack { .. })));
+}
+
+#[test]
 fn commits_of_others_are_anchored_by_them_and_no_false_alarm_comes_of_it() {
     let place = Place::new();
     let (mut one, mut two) = (place.open(), place.open());
@@ -431,4 +448,20 @@ fn file_cut_short_is_found_at_the_open() {
         matches!(error, StoreError::Quarantined { .. } | StoreError::Corrupt { .. }),
         "{error:?}"
     );
+}
+
+#[test]
+fn quarantined_place_is_refused_before_sqlite_sees_its_files() {
+    let place = Place::new();
+    let mut database = place.open();
+    place.append(&mut database, 1);
+    drop(database.damaged("a test says so"));
+    drop(database);
+    // A file that is none, and a journal that SQLite would put back into it.
+    std::fs::write(place.path(), b"").unwrap();
+    let journal = sidecar::beside(&place.path(), "-journal");
+    std::fs::write(&journal, [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]).unwrap();
+    let error = Database::look(&place.path(), &Place::options(), true).unwrap_err();
+    assert!(matches!(error, StoreError::Quarantined { .. }), "{error:?}");
+    assert!(journal.exists() && std::fs::metadata(place.path()).unwrap().len() == 0);
 }
