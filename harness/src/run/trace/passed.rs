@@ -76,7 +76,7 @@ impl Supervisor {
         };
         match call.sys {
             Sys::Close => gate.forget(low(call.arguments[0]).cast_signed()),
-            _ => (0..=63).for_each(|fd| gate.forget(fd)),
+            _ => gate.forget_all(),
         }
     }
 
@@ -135,11 +135,11 @@ fn call_of(passed: &Passed) -> (Syscall, Operation) {
             let operation = Operation::Write { fd, offset: Offset::At(offset), length };
             (Syscall { sys: Sys::Pwrite64, arguments }, operation)
         }
-        Passed::Lock { fd, kind, whence, start, length } => {
-            let arguments = [word(fd), word(libc::F_SETLK), 0, 0, 0, 0];
+        Passed::Lock { fd, of_open_file, kind, whence, start, length } => {
+            let command = if of_open_file { libc::F_OFD_SETLK } else { libc::F_SETLK };
+            let arguments = [word(fd), word(command), 0, 0, 0, 0];
             let kind = LockKind::of(kind);
-            let (waits, of_open_file) = (false, false);
-            let lock = LockCall { kind, waits, of_open_file, whence, start, length };
+            let lock = LockCall { kind, waits: false, of_open_file, whence, start, length };
             (Syscall { sys: Sys::FcntlLock, arguments }, Operation::Lock { fd, lock })
         }
     }

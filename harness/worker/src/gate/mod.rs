@@ -30,6 +30,9 @@ pub const PASS: u64 = 0x6b69_6c6c_7061_7373;
 /// The bit of an allowance that lets locks pass that exclude others.
 const EXCLUSIVE: u64 = 1 << 32;
 
+/// Descriptors from this number on never pass.
+const DESCRIPTORS: usize = 1_024;
+
 /// One process's place.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -39,7 +42,7 @@ pub struct Gate {
     /// How many have, since the notes were last taken.
     used: AtomicU64,
     /// The descriptors, a bit each, on which calls may pass.
-    descriptors: AtomicU64,
+    descriptors: [AtomicU64; DESCRIPTORS / 64],
     notes: [Note; NOTES],
 }
 
@@ -62,10 +65,12 @@ pub enum Passed {
         /// Its first bytes; zeros behind its end.
         head: [u8; HEAD_BYTES],
     },
-    /// `fcntl(F_SETLK)`.
+    /// `fcntl(F_SETLK)` or `fcntl(F_OFD_SETLK)`.
     Lock {
         /// The descriptor.
         fd: i32,
+        /// Whether it is the latter.
+        of_open_file: bool,
         /// `l_type`.
         kind: i16,
         /// `l_whence`.
@@ -80,7 +85,9 @@ pub enum Passed {
 /// How much of a write is noted, in bytes: enough for the head of a frame or of a journal.
 pub const HEAD_BYTES: usize = 16;
 
+/// In the first word of a note: it is a lock; of the open file.
 const LOCK: u64 = 1 << 63;
+const OF_OPEN_FILE: u64 = 1 << 62;
 
 impl Gate {
     /// Lets the next `calls` calls pass, or as many as there is room for; locks that exclude others
@@ -104,23 +111,37 @@ impl Gate {
         self.used.load(Ordering::Acquire) > 0
     }
 
-    /// Lets calls on `fd` pass. Numbers above 63 never do.
+    /// Lets calls on `fd` pass, if the number is below 1024.
     pub fn know(&self, fd: i32) {
-        let known = self.descriptors.load(Ordering::Relaxed) | bit(fd);
-        self.descriptors.store(known, Ordering::Release);
+        if let Some((word, bit)) = self.place(fd) {
+            word.fetch_or(bit, Ordering::Release);
+        }
     }
 
     /// Lets calls on `fd`, which is about to be closed, pass no more.
     pub fn forget(&self, fd: i32) {
-        let known = self.descriptors.load(Ordering::Relaxed) & !bit(fd);
-        self.descriptors.store(known, Ordering::Release);
+        if let Some((word, bit)) = self.place(fd) {
+            word.fetch_and(!bit, Ordering::Release);
+        }
+    }
+
+    /// Lets calls on no descriptor pass.
+    pub fn forget_all(&self) {
+        self.descriptors.iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
+    /// The word and the bit of a descriptor.
+    fn place(&self, fd: i32) -> Option<(&AtomicU64, u64)> {
+        let fd = usize::try_from(fd).ok()?;
+        Some((self.descriptors.get(fd / 64)?, 1 << (fd % 64)))
     }
 
     /// Empties it for another process.
     pub fn clear(&self) {
-        for word in [&self.allowance, &self.used, &self.descriptors] {
+        for word in [&self.allowance, &self.used] {
             word.store(0, Ordering::Release);
         }
+        self.forget_all();
     }
 
     /// The victim's side: notes a call if it may pass. The call is to be made in any case.
@@ -132,7 +153,8 @@ impl Gate {
         let excludes =
             matches!(call, Passed::Lock { kind, .. } if i32::from(kind) == libc::F_WRLCK);
         let left = allowance & !EXCLUSIVE;
-        let known = self.descriptors.load(Ordering::Relaxed) & bit(fd) != 0;
+        let place = self.place(fd);
+        let known = place.is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0);
         let used = self.used.load(Ordering::Relaxed);
         let note = usize::try_from(used).ok().and_then(|used| self.notes.get(used));
         let Some(note) = note.filter(|_| left > 0 && known) else { return false };
@@ -146,10 +168,6 @@ impl Gate {
     }
 }
 
-fn bit(fd: i32) -> u64 {
-    u32::try_from(fd).ok().and_then(|fd| 1_u64.checked_shl(fd)).unwrap_or(0)
-}
-
 impl Note {
     fn write(&self, call: Passed) {
         let words = match call {
@@ -158,11 +176,12 @@ impl Note {
                 let word = |half: &[u8]| half.try_into().map_or(0, u64::from_ne_bytes);
                 [u64::from(fd.cast_unsigned()), offset, length, word(first), word(second)]
             }
-            Passed::Lock { fd, kind, whence, start, length } => {
+            Passed::Lock { fd, of_open_file, kind, whence, start, length } => {
                 let kinds =
                     (u64::from(kind.cast_unsigned()) << 16) | u64::from(whence.cast_unsigned());
                 let (start, length) = (start.cast_unsigned(), length.cast_unsigned());
-                [LOCK | u64::from(fd.cast_unsigned()), kinds, start, length, 0]
+                let what = if of_open_file { LOCK | OF_OPEN_FILE } else { LOCK };
+                [what | u64::from(fd.cast_unsigned()), kinds, start, length, 0]
             }
         };
         for (place, word) in self.0.iter().zip(words) {
@@ -184,7 +203,8 @@ impl Note {
         if what & LOCK != 0 {
             let (kind, whence) = (half(a >> 16), half(a));
             let (start, length) = (b.cast_signed(), c.cast_signed());
-            return Passed::Lock { fd, kind, whence, start, length };
+            let of_open_file = what & OF_OPEN_FILE != 0;
+            return Passed::Lock { fd, of_open_file, kind, whence, start, length };
         }
         let mut head = [0; HEAD_BYTES];
         head[..8].copy_from_slice(&c.to_ne_bytes());
@@ -199,7 +219,8 @@ mod tests {
 
     fn lock(kind: i32) -> Passed {
         let kind = i16::try_from(kind).unwrap();
-        Passed::Lock { fd: 5, kind, whence: 2, start: -1, length: 8 }
+        let of_open_file = i32::from(kind) == libc::F_UNLCK;
+        Passed::Lock { fd: 5, of_open_file, kind, whence: 2, start: -1, length: 8 }
     }
 
     fn write(fd: i32) -> Passed {
@@ -227,7 +248,11 @@ mod tests {
         assert!(!gate.pass(write(5)));
         gate.allow(9, true);
         assert!(!gate.pass(write(6)));
-        assert!(!gate.pass(write(64)) && !gate.pass(write(-1)));
+        assert!(!gate.pass(write(1_024)) && !gate.pass(write(-1)));
+        gate.know(1_023);
+        assert!(gate.pass(write(1_023)));
+        assert_eq!(gate.take().count(), 1);
+        gate.allow(9, true);
         gate.forget(5);
         assert!(!gate.pass(write(5)));
         assert!(!gate.has_notes());

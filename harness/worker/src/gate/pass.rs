@@ -22,7 +22,7 @@ static GATE: AtomicPtr<Gate> = AtomicPtr::new(ptr::null_mut());
 
 /// Has lock calls and writes of this process's SQLite go through `gate`.
 ///
-/// Those that may pass are `fcntl(F_SETLK)`, which waits for nobody, and `pwrite` behind the head
+/// Those that may pass are `fcntl` with `F_SETLK` or `F_OFD_SETLK`, which waits for nobody, and `pwrite` behind the head
 /// of a WAL. All else that a supervisor traces (syncs, truncations, mappings, opens, closes, sleeps)
 /// changes more than the call itself tells, and stops.
 pub(crate) fn arm(gate: &'static Gate) {
@@ -104,13 +104,14 @@ fn gate() -> Option<&'static Gate> {
 }
 
 unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
-    if command == libc::F_SETLK
+    if matches!(command, libc::F_SETLK | libc::F_OFD_SETLK)
         && let Some(gate) = gate()
     {
-        // SAFETY: with this command the argument is a `struct flock`, as the kernel, too, takes it.
+        // SAFETY: with these commands the argument is a `struct flock`, as the kernel, too, takes it.
         let asked = unsafe { &*argument.cast::<libc::flock>() };
         let lock = Passed::Lock {
             fd,
+            of_open_file: command == libc::F_OFD_SETLK,
             kind: asked.l_type,
             whence: asked.l_whence,
             start: asked.l_start,
