@@ -7,7 +7,7 @@ use crate::plan::Stream;
 use crate::plan::schedule::{Order, Preemption, SchedulePlan};
 use crate::run::trace::{Preemption as Machine, Trap, preemption};
 use crate::scenario::schedule::{Policy, Preempt};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of a process in which its priority changes are drawn, for each of its operations.
 const STEPS_PER_OPERATION: u32 = 26;
@@ -75,7 +75,7 @@ pub(super) enum Chooser {
     Pct { stream: Stream, priorities: Vec<i64>, changes: BTreeSet<u32>, traps: Traps },
     Walk { stream: Stream, every: u32, traps: Traps },
     Robin { steps: u32, left: u32, traps: Traps },
-    Decided { at: HashMap<(usize, u32), usize>, traps: HashMap<(usize, u32), (Trap, usize)> },
+    Decided { at: BTreeMap<(usize, u32), usize>, traps: BTreeMap<(usize, u32), (Trap, usize)> },
 }
 
 /// Draws the places between calls at which a process is stopped.
@@ -119,7 +119,7 @@ impl Chooser {
         match &plan.order {
             Order::Drawn { policy, preempt } => Self::drawn(plan, *policy, *preempt, stream),
             Order::Decided(decisions) => {
-                let (mut at, mut traps) = (HashMap::new(), HashMap::new());
+                let (mut at, mut traps) = (BTreeMap::new(), BTreeMap::new());
                 for Preemption { slot, step, trap, to } in decisions {
                     match trap {
                         Some(trap) => drop(traps.insert((*slot, *step), (*trap, *to))),
@@ -196,6 +196,44 @@ impl Chooser {
                 traps.draw(locks)
             }
             Self::Decided { traps, .. } => traps.get(&(slot, step)).map(|(trap, _)| *trap),
+        }
+    }
+}
+
+/// Steps that are looked ahead at most, where each must be drawn.
+const LOOKED_AHEAD: u32 = 64;
+
+impl Chooser {
+    /// For how many steps more of `slot`, which runs, whoever can run stays the same and nobody
+    /// waits, it is certain to be chosen again; with no trap behind any of them, but for those that
+    /// ask for a lock that excludes others, if the second answer is no. `step` is the last of its
+    /// own, `total` of all.
+    pub(super) fn ahead(&self, slot: usize, step: u32, total: u32) -> (u32, bool) {
+        match self {
+            Self::Pct { changes, traps, .. } => {
+                let next = changes.range(total.saturating_add(1)..).next();
+                let left = next.map_or(u32::MAX, |next| next - total - 1);
+                (left, traps.kind == Preempt::Calls)
+            }
+            Self::Walk { stream, every, traps } => {
+                let mut stream = stream.clone();
+                let stays = (0..LOOKED_AHEAD).take_while(|_| stream.within([1, *every]) != 1);
+                let stays = u32::try_from(stays.count()).unwrap_or(0);
+                (stays, traps.kind == Preempt::Calls)
+            }
+            Self::Robin { left, traps, .. } => {
+                (left.saturating_sub(1), traps.kind == Preempt::Calls)
+            }
+            Self::Decided { at, traps } => {
+                let from = (slot, step.saturating_add(1));
+                let until = (slot, u32::MAX);
+                let next = [
+                    at.range(from..=until).next().map(|(key, _)| key.1),
+                    traps.range(from..=until).next().map(|(key, _)| key.1),
+                ];
+                let next = next.into_iter().flatten().min();
+                (next.map_or(u32::MAX, |next| next - step - 1), true)
+            }
         }
     }
 }

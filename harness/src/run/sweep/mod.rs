@@ -24,14 +24,16 @@ use crate::plan::{CyclePlan, Ending};
 use crate::scenario::sweep::{Script, Start};
 use crate::scenario::{Setting, Workload};
 use driver::{Recorder, Striker};
+use killpoint_worker::gate::Gates;
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
-use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
+use killpoint_worker::{BELL_FD, GATES_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::MFdFlags;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one struck run may take.
@@ -207,6 +209,10 @@ impl<'a> Range<'a> {
             what: "shared memory for the ledger",
             source: std::io::Error::other(error),
         })?;
+        let (gates, gates_memory) = Gates::create().map_err(|error| RunError::System {
+            what: "shared memory for the gates",
+            source: std::io::Error::other(error),
+        })?;
         let log = dir.join("worker.stderr");
         let stderr = File::create(&log).map_err(place(&log))?;
         if let Some(cpu) = cpu {
@@ -221,11 +227,12 @@ impl<'a> Range<'a> {
             .args([NURSERY, &OPS_MAX.to_string()])
             .fd(0, memory, FdUse::Plain)
             .fd(2, stderr.into(), FdUse::Plain)
-            .fd(ORDER_FD, theirs, FdUse::Plain);
+            .fd(ORDER_FD, theirs, FdUse::Plain)
+            .fd(GATES_FD, gates_memory, FdUse::Plain);
         if let Some(cpu) = cpu {
             command = command.cpus([cpu]);
         }
-        let nursery = Nursery::start(command, BELL_FD, CALLS, false)?;
+        let nursery = Nursery::start(command, BELL_FD, CALLS, false, Some(Arc::new(gates)))?;
         let file = dir.join("board.db");
         Ok(Self { prepared, file, dir, ledger, nursery, order: order.into() })
     }
@@ -252,7 +259,7 @@ impl<'a> Range<'a> {
         for life in &mut plan.lives {
             life.abandon = strike.abandon;
         }
-        let mut striker = Striker::new(*strike);
+        let mut striker = Striker::new(*strike, plan.lives.len() == 1);
         let run = self.supervise(&plan, &mut striker)?;
         let mut trouble = None;
         if run.end != RunEnd::AllExited {
@@ -303,7 +310,7 @@ impl<'a> Range<'a> {
             super::crew::forget(&self.ledger, slot);
             birth.slot = slot;
             self.write_order(&birth)?;
-            supervisor.spawn_from(&mut self.nursery)?;
+            supervisor.spawn_from(&mut self.nursery, slot)?;
         }
         Ok(supervisor.run(driver)?)
     }

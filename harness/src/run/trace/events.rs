@@ -1,7 +1,7 @@
 //! What each report of the kernel means, and the stop-by-stop conversation with the driver.
 
 use super::arch;
-use super::driver::{Driver, Event, Stop, Whom};
+use super::driver::{Decision, Driver, Event, Stop, Whom};
 use super::examine::Examined;
 use super::filter;
 use super::operation::Syscall;
@@ -21,6 +21,7 @@ impl Supervisor {
         thread: ThreadId,
         status: Status,
     ) -> Result<(), TraceError> {
+        self.take_passed(driver, thread)?;
         match status {
             Status::Exited(code) => {
                 self.gone(driver, thread, Exit::Code(code));
@@ -137,6 +138,7 @@ impl Supervisor {
         self.held.retain(|stop| stop.thread != thread);
         self.parked.retain(|parked| *parked != thread);
         self.timers.retain(|timer| timer.stop.thread != thread);
+        self.passes.remove(thread);
         let process = record.process;
         // The end of the first thread is reported last, and is that of the process.
         if process.0 != thread.0 {
@@ -168,12 +170,17 @@ impl Supervisor {
         };
         let call = Syscall { sys, arguments };
         // What is only answered is no call to a trap: it goes on behind it.
+        if self.trap_of(thread).is_none() {
+            self.let_pass(driver, thread, Decision::Continue);
+        }
         if self.answer(thread, &call)? {
             return Ok(());
         }
         self.end_trap(thread)?;
         match self.state.examine(thread, call) {
             Examined::Ignored => {
+                // Whatever its number: what is closed unlooked at may not be passed on.
+                self.note_ignored(thread, &call);
                 self.state.before_ignored_call(thread, &call);
                 self.resume(thread, Resume::Run, 0)
             }
@@ -185,6 +192,8 @@ impl Supervisor {
             Examined::Stop(stop) => {
                 self.set_activity(thread, Activity::Standing);
                 let decision = driver.at_stop(&stop, &Scene { state: &self.state });
+                self.note_gate(&stop);
+                self.let_pass(driver, thread, decision);
                 self.apply(*stop, decision)
             }
         }

@@ -68,6 +68,7 @@ mod memory;
 mod nursery;
 mod operation;
 mod options;
+mod passed;
 mod phase;
 mod ptrace;
 mod report;
@@ -86,7 +87,8 @@ use serde::Serialize;
 pub use calls::{CallKind, CallSet, Sys};
 pub use command::{Command, FdUse};
 pub use driver::{
-    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Trap, Whom,
+    Ahead, Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop,
+    Trap, Whom,
 };
 pub use error::TraceError;
 pub use files::{

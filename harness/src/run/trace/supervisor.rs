@@ -20,6 +20,7 @@ use super::filter;
 use super::launch::launch;
 use super::nursery::Nursery;
 use super::options::{Leftovers, Options};
+use super::passed::Passes;
 use super::ptrace::{self, Resume, Status, Whose};
 use super::report::{Receipt, Run, RunEnd};
 use super::scene::Scene;
@@ -53,6 +54,8 @@ pub struct Supervisor {
     pub(super) parked: Vec<ThreadId>,
     pub(super) answers: Option<Answers>,
     pub(super) timers: Vec<Timer>,
+    /// The gates of victims that have one.
+    pub(super) passes: Passes,
     /// The driver asked for the end.
     pub(super) ending: bool,
     filter: Vec<libc::sock_filter>,
@@ -97,7 +100,7 @@ impl Supervisor {
             Some(_) => options.calls.and(CallSet::WORLD),
             None => options.calls,
         };
-        let filter = filter::program(calls);
+        let filter = filter::program(calls, false);
         let answers = options.world.clone().map(Answers::new);
         alarm::quiet_stops();
         let alarm =
@@ -109,6 +112,7 @@ impl Supervisor {
             parked: Vec::new(),
             answers,
             timers: Vec::new(),
+            passes: Passes::default(),
             ending: false,
             filter,
             calls,
@@ -144,14 +148,25 @@ impl Supervisor {
         Ok(self.add_spawned(child))
     }
 
-    /// Has `nursery` fork a victim, which then is as one that was spawned.
+    /// Has `nursery` fork a victim, which then is as one that was spawned. `place` is the number
+    /// that the nursery knows it by: that of its gate, if there are gates.
     ///
     /// # Panics
     ///
     /// If the nursery's children stop at other calls than this supervisor deals with.
-    pub fn spawn_from(&mut self, nursery: &mut Nursery) -> Result<ProcessId, TraceError> {
+    pub fn spawn_from(
+        &mut self,
+        nursery: &mut Nursery,
+        place: usize,
+    ) -> Result<ProcessId, TraceError> {
         assert_eq!(nursery.calls(), self.calls, "the filter is inherited");
+        if let Some(gates) = nursery.gates() {
+            gates.gate(place).clear();
+        }
         let child = nursery.birth()?;
+        if let Some(gates) = nursery.gates() {
+            self.passes.add(ThreadId(child), gates, place);
+        }
         if let Some(answers) = &mut self.answers {
             answers.parents_are_real = true;
         }
@@ -292,6 +307,7 @@ impl Supervisor {
                     let place = self.held.iter().position(|stop| stop.thread == thread);
                     let Some(place) = place else {
                         self.parked.retain(|parked| *parked != thread);
+                        self.let_pass(driver, thread, decision);
                         self.unpark(thread, decision)?;
                         continue;
                     };
@@ -300,6 +316,7 @@ impl Supervisor {
                         Decision::Hold => Decision::Continue,
                         other => other,
                     };
+                    self.let_pass(driver, stop.thread, decision);
                     self.apply(stop, decision)?;
                 }
             }
@@ -344,6 +361,7 @@ impl Supervisor {
             points: self.state.points,
             phases: std::mem::take(&mut self.state.phases),
             stops: self.state.stops,
+            passed: self.state.passed,
             sleeps_skipped: self.log.sleeps_skipped,
         }
     }
