@@ -55,6 +55,7 @@ mod arch;
 mod calls;
 mod classify;
 mod command;
+mod cores;
 mod driver;
 mod effects;
 mod error;

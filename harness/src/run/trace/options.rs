@@ -36,6 +36,12 @@ pub struct Options {
     /// Whether a thread stands still from its birth on until the driver lets it go, so that no two
     /// need ever run at once. See [`Driver::choose`](super::Driver::choose).
     pub one_at_a_time: bool,
+    /// Whether the supervisor and a victim of one thread share a core, while there is no second
+    /// thread.
+    pub one_core: bool,
+    /// Whether a stop is followed on the core that the supervisor is on: then it blocks for news at
+    /// once, where it would look for some first.
+    pub same_core: bool,
     /// What the victims are told of chance, time and themselves; none is the truth.
     pub world: Option<World>,
 }
@@ -53,6 +59,8 @@ impl Options {
             open_stacks: false,
             other_files: false,
             one_at_a_time: false,
+            one_core: false,
+            same_core: false,
             world: None,
         }
     }
@@ -96,6 +104,20 @@ impl Options {
     #[must_use]
     pub fn one_at_a_time(mut self) -> Self {
         self.one_at_a_time = true;
+        self
+    }
+
+    /// Has the supervisor and a victim of one thread share a core.
+    #[must_use]
+    pub fn one_core(mut self) -> Self {
+        self.one_core = true;
+        self
+    }
+
+    /// Says that the caller has put itself and its victims on one core.
+    #[must_use]
+    pub fn same_core(mut self) -> Self {
+        self.same_core = true;
         self
     }
 
