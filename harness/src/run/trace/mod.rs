@@ -52,6 +52,7 @@
 mod alarm;
 mod apply;
 mod arch;
+mod asked;
 mod calls;
 mod classify;
 mod command;

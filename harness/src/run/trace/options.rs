@@ -29,6 +29,9 @@ pub struct Options {
     pub leftovers: Leftovers,
     /// Whether the lock model is kept. Costs a second stop for every lock that is asked for.
     pub track_locks: bool,
+    /// Whether, for a victim of one thread, the kernel is asked for the outcome of a lock in place
+    /// of that second stop.
+    pub ask_for_locks: bool,
     /// Whether the stack is taken wherever a database file is opened.
     pub open_stacks: bool,
     /// Whether stops at files that belong to no database are told to the driver too.
@@ -56,6 +59,7 @@ impl Options {
             deadline: Duration::from_mins(1),
             leftovers: Leftovers::WaitFor,
             track_locks: false,
+            ask_for_locks: false,
             open_stacks: false,
             other_files: false,
             one_at_a_time: false,
@@ -83,6 +87,13 @@ impl Options {
     #[must_use]
     pub fn track_locks(mut self) -> Self {
         self.track_locks = true;
+        self
+    }
+
+    /// Asks the kernel for the outcome of a lock where it can tell.
+    #[must_use]
+    pub fn ask_for_locks(mut self) -> Self {
+        self.ask_for_locks = true;
         self
     }
 

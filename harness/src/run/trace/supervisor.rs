@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::alarm::{self, Alarm};
+use super::asked::Asked;
 use super::command::{Command, FdUse};
 use super::cores::OneCore;
 use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Trap, Whom};
@@ -55,6 +56,8 @@ pub struct Supervisor {
     pub(super) parked: Vec<ThreadId>,
     pub(super) answers: Option<Answers>,
     pub(super) timers: Vec<Timer>,
+    /// Locks whose outcome the kernel is asked for.
+    pub(super) asked: Asked,
     /// The core that is shared with the only victim.
     pub(super) shared_core: Option<OneCore>,
     /// The gates of victims that have one.
@@ -115,6 +118,7 @@ impl Supervisor {
             parked: Vec::new(),
             answers,
             timers: Vec::new(),
+            asked: Asked::default(),
             shared_core: None,
             passes: Passes::default(),
             ending: false,
@@ -203,6 +207,7 @@ impl Supervisor {
         while !self.state.threads.is_empty() {
             let status = self.next_status()?;
             if let Some((thread, status)) = status {
+                self.learn_lock(driver);
                 self.state.events += 1;
                 self.handle(driver, thread, status)?;
                 if !(self.held.is_empty() && self.parked.is_empty()) {
