@@ -62,7 +62,7 @@ fn main() {
             |time: Duration| time.as_secs_f64() * 1e6 / f64::from(u32::try_from(each).unwrap());
         let stops = f64::from(u32::try_from(run.stops).unwrap());
         println!(
-            "{name:14} {:8.0} stops/s   {:7.2} µs a {}, {:7.2} µs without a stop   {:.1} stops each",
+            "{name:14} {:8.0} stops/s   {:7.2} µs a {}, {:7.2} µs without   {:.1} stops each",
             stops / run.elapsed.as_secs_f64(),
             per(run.elapsed),
             if victim == "writes" { "write" } else { "commit" },
