@@ -274,6 +274,10 @@ settings! {
         "how long an open may check a board that was left without a close",
         MS, |c, given| c.options.open_check_budget = Duration::from_millis(bounded(given)?.into()),
         |c| c.options.open_check_budget.as_millis();
+    board "verify-every-seconds", "HARDBOARD_VERIFY_EVERY_SECONDS",
+        "how often a dispatcher looks whether the whole board is sound; 0: never",
+        SECONDS, |c, given| c.options.verify_every = seconds(given)?,
+        |c| c.options.verify_every.as_secs_f64();
     board "quarantine-bytes", "HARDBOARD_QUARANTINE_BYTES",
         "how much room all quarantine copies of a board may take together",
         "whole numbers of bytes", |c, given| c.options.quarantine_bytes = one(given)?.parse().ok()?,

@@ -53,15 +53,21 @@ pub struct Options {
     /// and closes the files, see [`crate::sqlite::guard`]. It changes SQLite for the whole process.
     pub guard: bool,
     /// How long a writer may go on without a look whether log and index still have their names. The
-    /// database's own name is looked at before each commit.
+    /// database itself is looked at before each commit.
     pub watch_every: Duration,
     /// Whether a commit at [`Durability::Power`](crate::Durability::Power) also waits until its
     /// record in the anchor is on the disk. It doubles the syncs. Without it a power cut may leave
-    /// the anchor one such commit behind the database, see [`crate::sqlite::anchor`].
+    /// the anchor one such commit behind the database, or those of 10 ms: see
+    /// [`crate::sqlite::anchor`].
     pub anchor_sync: bool,
     /// How long an open may look at a database that was left without a close. What it could not
     /// look at in that time stands in [`crate::sqlite::database::Opened`].
     pub open_check_budget: Duration,
+    /// How long a database may be open before [`verify_when_due`] looks at all of it again; zero:
+    /// never. A dispatcher asks between its rounds.
+    ///
+    /// [`verify_when_due`]: crate::sqlite::database::Database::verify_when_due
+    pub verify_every: Duration,
     /// How many bytes all quarantine copies of a database may take together.
     pub quarantine_bytes: u64,
     /// The name of a registered SQLite VFS; `None` is the default one.
@@ -83,6 +89,7 @@ impl Default for Options {
             watch_every: Duration::from_millis(100),
             anchor_sync: false,
             open_check_budget: Duration::from_secs(1),
+            verify_every: Duration::from_hours(1),
             quarantine_bytes: 4 << 30,
             vfs: None,
             clock: Clock::default(),

@@ -84,10 +84,7 @@ impl Board {
         let ((), commit) = self.write(Kind::Events, key, |w| {
             w.may_write(task, token)?;
             w.about(task, token);
-            for event in events {
-                w.event(task, token, event.kind, event.payload)?;
-            }
-            Ok(())
+            w.events(task, token, events)
         })?;
         Ok(commit)
     }

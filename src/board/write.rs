@@ -6,6 +6,7 @@
 
 use crate::board::claim::FencingToken;
 use crate::board::clock::{Clock, Now};
+use crate::board::event::NewEvent;
 use crate::board::sql::{CommitRow, Standing, Tx};
 use crate::board::task::TaskId;
 use crate::board::{CommitSeq, OpKey};
@@ -110,7 +111,7 @@ pub(super) struct Writing<'a> {
     kind: Kind,
     key: OpKey,
     about: (TaskId, Option<FencingToken>),
-    events: i64,
+    appended: i64,
     entry: Entry<'a>,
 }
 
@@ -136,7 +137,7 @@ impl<'a> Writing<'a> {
             kind,
             key,
             about: (TaskId::new(0), None),
-            events: 0,
+            appended: 0,
             entry,
         })
     }
@@ -154,8 +155,18 @@ impl<'a> Writing<'a> {
         kind: &str,
         payload: &str,
     ) -> Result<(), Stop> {
-        self.tx.insert_event((task, token), kind, payload, &mut self.entry)?;
-        self.events += 1;
+        self.events(task, token, &[NewEvent { kind, payload }])
+    }
+
+    /// Appends events.
+    pub(super) fn events(
+        &mut self,
+        task: TaskId,
+        token: Option<FencingToken>,
+        events: &[NewEvent<'_>],
+    ) -> Result<(), Stop> {
+        self.tx.insert_events((task, token), events, &mut self.entry)?;
+        self.appended += i64::try_from(events.len()).unwrap_or(i64::MAX);
         Ok(())
     }
 
@@ -195,7 +206,7 @@ impl<'a> Writing<'a> {
             kind: self.kind.as_str(),
             task,
             token,
-            rows: self.events,
+            rows: self.appended,
             at_ms: self.now.wall_ms,
         };
         self.tx.insert_commit(self.entry, row)?;

@@ -85,6 +85,7 @@ fn json_of(news: &News<'_>) -> String {
         News::Waiting(held) => json!({ "waiting": held }),
         News::Began { epoch } => json!({ "began": { "epoch": epoch } }),
         News::Ticked(tick) => json!({ "ticked": tick }),
+        News::Verified(report) => json!({ "verified": report }),
         News::Failed(error) => json!({ "failed": error.to_string() }),
         News::Superseded => json!({ "superseded": true }),
     };
@@ -98,6 +99,9 @@ fn text_of(news: &News<'_>) -> Option<String> {
         News::Began { epoch } => format!("dispatching, epoch {epoch}"),
         News::Ticked(tick) if is_quiet(tick) => return None,
         News::Ticked(tick) => Answer::dispatched(tick).text.trim_end().to_owned(),
+        News::Verified(report) => {
+            format!("verified: sound, {} commits and {} events", report.commits, report.rows)
+        }
         News::Failed(error) => format!("a round failed: {}", one_line(&error.to_string())),
         News::Superseded => "another has taken over".to_owned(),
     })

@@ -33,6 +33,11 @@ use crate::sqlite::sidecar::{Hold, LockFile, Part, beside};
 use crate::sqlite::verify::{self, Depth, Report};
 
 const ENDING: &str = ".backup";
+/// Of a copy that is being made; the number of its process follows.
+const UNFINISHED: &str = ".unfinished-";
+/// How long a copy must not have been written to before it is taken for abandoned: the directory
+/// may be shared with machines whose processes are not seen from here.
+const ABANDONED_AFTER: Duration = Duration::from_hours(1);
 /// How many pages are copied between two looks at what others do.
 const PAGES_A_STEP: i32 = 1000;
 
@@ -73,7 +78,8 @@ impl Database {
         self.usable()?;
         let failed = |source| beside_error(directory, "write the backup", source);
         let stem = stem(self.place());
-        let unfinished = directory.join(format!("{stem}.unfinished-{}", std::process::id()));
+        remove_abandoned(directory, &stem).map_err(failed)?;
+        let unfinished = directory.join(format!("{stem}{UNFINISHED}{}", std::process::id()));
         let made = self.copy_to(&unfinished).and_then(|(newest, verified)| {
             let name = format!("{stem}.{}{ENDING}", utc(SystemTime::now()));
             let path = directory.join(name);
@@ -83,9 +89,7 @@ impl Database {
             Ok(Backup { path, bytes, newest, verified, removed: Vec::new() })
         });
         if made.is_err() {
-            for ending in ["", "-wal", "-shm", "-journal"] {
-                fs::remove_file(beside(&unfinished, ending)).or_else(swap::ignore_missing).ok();
-            }
+            swap::remove_copy(&unfinished).ok();
         }
         let mut made = made?;
         made.removed = rotate(directory, &stem, &made.path, rotation).map_err(failed)?;
@@ -95,9 +99,7 @@ impl Database {
     fn copy_to(&self, path: &Path) -> Result<(Option<Head>, Report)> {
         let failed = |source| self.refused(source, "copy the database");
         // A copy that was left half-done by this process, or one of its number.
-        fs::remove_file(path)
-            .or_else(swap::ignore_missing)
-            .map_err(|source| beside_error(path, "write the backup", source))?;
+        swap::remove_copy(path).map_err(|source| beside_error(path, "write the backup", source))?;
         let mut copy = Connection::open(path).map_err(failed)?;
         self.copy_pages(&mut copy)?;
         let ledger = self.ledger();
@@ -165,7 +167,7 @@ pub fn restore(
         let notice = quarantine::quarantine(&place, reason, options.quarantine_bytes);
         let kept = notice.map_err(failed)?.copy;
         if kept.is_none() {
-            fs::remove_file(&copy).map_err(failed)?;
+            swap::remove_copy(&copy).map_err(failed)?;
             let error = io::Error::other("there is no room to keep the database that is there");
             return Err(failed(error));
         }
@@ -208,6 +210,8 @@ fn check_backup(
         },
         _ => beside_error(backup, "read the backup", source),
     };
+    // A restore that was killed may have left another.
+    swap::remove_copy(copy).map_err(failed)?;
     fs::copy(backup, copy).map_err(failed)?;
     let look = || -> rusqlite::Result<(Option<Head>, Report)> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -219,10 +223,10 @@ fn check_backup(
         Ok((newest, report))
     };
     let (newest, report) = look().map_err(corrupt).inspect_err(|_| {
-        fs::remove_file(copy).ok();
+        swap::remove_copy(copy).ok();
     })?;
     if let Some(reason) = report.first() {
-        fs::remove_file(copy).map_err(failed)?;
+        swap::remove_copy(copy).map_err(failed)?;
         return Err(corrupt(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
             Some(reason.to_owned()),
@@ -246,6 +250,24 @@ pub fn backups(directory: &Path, database: &Path) -> io::Result<Vec<PathBuf>> {
     found.sort();
     found.reverse();
     Ok(found)
+}
+
+/// Takes away what killed processes have left of copies that they were making.
+fn remove_abandoned(directory: &Path, stem: &str) -> io::Result<()> {
+    let prefix = format!("{stem}{UNFINISHED}");
+    for entry in fs::read_dir(directory)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A name with more behind the number lies beside a copy, and goes with it.
+        let Some(pid) = name.strip_prefix(&prefix).and_then(|pid| pid.parse::<u32>().ok()) else {
+            continue;
+        };
+        let written = entry.metadata().and_then(|file| file.modified());
+        let idle = written.is_ok_and(|at| at.elapsed().is_ok_and(|for_| for_ > ABANDONED_AFTER));
+        if idle && !Path::new("/proc").join(pid.to_string()).exists() {
+            swap::remove_copy(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn rotate(
@@ -402,6 +424,52 @@ mod tests {
         assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
         assert_eq!(fs::read(place.path()).unwrap(), before);
         drop(place.open());
+    }
+
+    #[test]
+    fn copies_that_killed_processes_left_are_taken_away_and_others_are_not() {
+        let place = Place::new();
+        let mut database = place.open();
+        place.append(&mut database, 1);
+        let dir = tempfile::tempdir().unwrap();
+        let long_ago = SystemTime::now() - 2 * ABANDONED_AFTER;
+        let lay = |pid: u32, modified| {
+            let path = dir.path().join(format!("any.db{UNFINISHED}{pid}"));
+            fs::write(beside(&path, "-journal"), "x").unwrap();
+            fs::write(&path, "x").unwrap();
+            fs::File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
+            path
+        };
+        // No process has a number above the kernel's limit of 2^22.
+        let gone = lay(5_000_000, long_ago);
+        let recent = lay(5_000_001, SystemTime::now());
+        let lives = lay(std::os::unix::process::parent_id(), long_ago);
+        database.backup(dir.path(), Rotation::default()).unwrap();
+        assert!(!gone.exists() && !beside(&gone, "-journal").exists());
+        assert!(recent.exists() && lives.exists());
+    }
+
+    #[test]
+    fn journal_that_a_killed_restore_left_is_not_taken_for_that_of_the_next() {
+        let place = Place::new();
+        let mut database = place.open();
+        place.append(&mut database, 40);
+        let dir = tempfile::tempdir().unwrap();
+        let backup = database.backup(dir.path(), Rotation::default()).unwrap();
+        database.close().unwrap();
+        // As SQLite leaves it: the pages of another file, to be put back into this one.
+        let other = dir.path().join("other.db");
+        let conn = Connection::open(&other).unwrap();
+        let fill = "CREATE TABLE t (x); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 \
+             FROM n WHERE i < 3000) INSERT INTO t SELECT i || 'xxxxxxxxxxxxxxxxxxxx' FROM n";
+        conn.execute_batch(fill).unwrap();
+        conn.execute_batch("PRAGMA cache_size = 2; BEGIN; UPDATE t SET x = 'y' || x").unwrap();
+        let copy = beside(&place.path(), "-restore-unfinished");
+        fs::copy(beside(&other, "-journal"), beside(&copy, "-journal")).unwrap();
+        drop(conn);
+        let restored = restore(&place.path(), &backup.path, Some(&LEDGER), &Place::options());
+        assert_eq!(restored.unwrap().newest, backup.newest);
+        assert!(place.open().verify(Depth::Full).unwrap().is_sound());
     }
 
     #[test]

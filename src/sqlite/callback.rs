@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ffi};
 
 use crate::sqlite::backoff::Backoff;
+use crate::sqlite::control::Control;
 
 /// How many virtual machine instructions SQLite runs between two looks at the deadline.
 const INSTRUCTIONS_A_LOOK: c_int = 10_000;
@@ -32,6 +33,7 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct Wired {
     // The order matters: what is declared first is dropped first.
+    control: Option<Control>,
     conn: Connection,
     callbacks: Option<Callbacks>,
 }
@@ -39,7 +41,7 @@ pub(crate) struct Wired {
 impl Wired {
     /// The connection, without callbacks yet.
     pub(crate) fn new(conn: Connection) -> Self {
-        Self { conn, callbacks: None }
+        Self { control: None, conn, callbacks: None }
     }
 
     /// Installs the callbacks: locks are waited for `patience` long.
@@ -60,8 +62,13 @@ impl Wired {
         &self.conn
     }
 
-    pub(crate) fn conn_mut(&mut self) -> &mut Connection {
-        &mut self.conn
+    /// The connection, for a write, and what begins and ends it.
+    pub(crate) fn for_write(&mut self) -> rusqlite::Result<(&mut Connection, &Control)> {
+        let control = match self.control.take() {
+            Some(control) => control,
+            None => Control::new(&self.conn)?,
+        };
+        Ok((&mut self.conn, self.control.insert(control)))
     }
 
     /// The callbacks, if they are installed.
@@ -93,7 +100,8 @@ impl Wired {
 
     /// Closes the connection; the callbacks go after it.
     pub(crate) fn close(self) -> rusqlite::Result<()> {
-        let Self { conn, callbacks } = self;
+        let Self { control, conn, callbacks } = self;
+        drop(control);
         let closed = conn.close().map_err(|(_, error)| error);
         drop(callbacks);
         closed

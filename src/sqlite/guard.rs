@@ -119,19 +119,44 @@ fn replace() -> Option<Before> {
     }
 }
 
-/// Has SQLite's own descriptors of the file hold its shared bytes, so that nobody else is ever the
-/// last. Gives how many do.
-pub(crate) fn hold(place: &Path) -> usize {
-    let Ok(file) = std::fs::symlink_metadata(place) else { return 0 };
-    let is_it = |descriptor: &c_int| {
+/// A descriptor of a database that SQLite has open. Whether it still is, and of that database, is
+/// asked each time: the number may be another file's one day.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Descriptor(c_int);
+
+/// What a descriptor's file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// Device, inode, and how many names it has.
+    pub(crate) identity: (u64, u64, u64),
+    /// When the inode was last changed: seconds and nanoseconds of the wall clock.
+    pub(crate) changed: (i64, i64),
+}
+
+impl Descriptor {
+    /// One system call, without a walk along a path.
+    pub(crate) fn stat(self) -> Option<Stat> {
         // SAFETY: a struct of plain numbers, filled in by the call; a number that is not open any
         // more is an error of the call.
         let stat = unsafe {
             let mut stat = mem::zeroed::<libc::stat>();
-            (libc::fstat(*descriptor, &raw mut stat) == 0).then_some(stat)
-        };
-        stat.is_some_and(|stat| (stat.st_dev, stat.st_ino) == (file.dev(), file.ino()))
-    };
+            (libc::fstat(self.0, &raw mut stat) == 0).then_some(stat)
+        }?;
+        Some(Stat {
+            identity: (stat.st_dev, stat.st_ino, stat.st_nlink),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
+        })
+    }
+
+    fn file(self) -> Option<(u64, u64)> {
+        self.stat().map(|stat| (stat.identity.0, stat.identity.1))
+    }
+}
+
+/// Has SQLite's own descriptors of the file hold its shared bytes, so that nobody else is ever the
+/// last. Gives one that does.
+pub(crate) fn hold(place: &Path) -> Option<Descriptor> {
+    let file = std::fs::symlink_metadata(place).ok()?;
     let mut lock = libc::flock {
         l_type: i16::try_from(libc::F_RDLCK).unwrap_or(0),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or(0),
@@ -139,20 +164,21 @@ pub(crate) fn hold(place: &Path) -> usize {
         l_len: SHARED_BYTES,
         l_pid: 0,
     };
-    descriptors(OTHER)
-        .filter(is_it)
+    let held = descriptors(OTHER)
+        .filter(|descriptor| descriptor.file() == Some((file.dev(), file.ino())))
         // SAFETY: a lock that lives through the call, on a descriptor that SQLite has open.
-        .filter(|number| unsafe { libc::fcntl(*number, libc::F_OFD_SETLK, &raw mut lock) } == 0)
-        .count()
+        .filter(|held| unsafe { libc::fcntl(held.0, libc::F_OFD_SETLK, &raw mut lock) } == 0);
+    // All of them hold it; the newest is the one of the connection that was just opened.
+    held.last()
 }
 
 /// The descriptors of that kind which SQLite has open, by number.
-fn descriptors(kind: u8) -> impl Iterator<Item = c_int> {
+fn descriptors(kind: u8) -> impl Iterator<Item = Descriptor> {
     OPEN.iter()
         .take(BELOW.load(Ordering::Relaxed))
         .enumerate()
         .filter(move |(_, open)| open.load(Ordering::Relaxed) == kind)
-        .filter_map(|(number, _)| c_int::try_from(number).ok())
+        .filter_map(|(number, _)| c_int::try_from(number).ok().map(Descriptor))
 }
 
 fn note(descriptor: c_int, kind: u8) {
@@ -191,17 +217,10 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
 
 /// Whether SQLite has another descriptor of the same file, whose locks a close would drop.
 fn is_open_already(descriptor: c_int) -> bool {
-    let identity = |descriptor: c_int| {
-        // SAFETY: as in `hold`.
-        unsafe {
-            let mut stat = mem::zeroed::<libc::stat>();
-            (libc::fstat(descriptor, &raw mut stat) == 0).then_some((stat.st_dev, stat.st_ino))
-        }
-    };
-    let this = identity(descriptor);
+    let this = Descriptor(descriptor).file();
     descriptors(OTHER)
         .chain(descriptors(SHARED_MEMORY))
-        .any(|other| other != descriptor && identity(other) == this)
+        .any(|other| other.0 != descriptor && other.file() == this)
 }
 
 /// Gives the open file a high number. If there is none to be had it keeps its own.

@@ -7,8 +7,10 @@
 
 pub mod engine;
 pub mod guard;
+pub(crate) mod fork;
 pub(crate) mod backoff;
 pub(crate) mod callback;
+pub(crate) mod control;
 pub mod sidecar;
 pub mod place;
 pub mod chain;

@@ -31,6 +31,9 @@ use crate::sqlite::sidecar::{Hold, LockFile, Part, beside};
 /// How long others are waited for that are making the copy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where a copy is while it is being made.
+const UNFINISHED: &str = "-quarantine-unfinished";
+
 /// What is copied, in this order.
 const PARTS: [&str; 3] = ["", "-wal", "-shm"];
 
@@ -58,17 +61,27 @@ pub(crate) fn refuse(path: &Path, place: &Path) -> Result<()> {
 }
 
 /// The notice at that place. One that cannot be read is one nevertheless.
+///
+/// The copy is looked for beside the database, wherever both were moved since.
 pub(crate) fn notice(place: &Path) -> Option<Notice> {
     let text = match fs::read(notice_path(place)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(_) => Vec::new(),
     };
-    Some(serde_json::from_slice(&text).unwrap_or_else(|_| Notice {
+    let notice = serde_json::from_slice(&text).unwrap_or_else(|_| Notice {
         reason: "its notice cannot be read".to_owned(),
         copy: None,
         next_step: NEXT_STEP.to_owned(),
-    }))
+    });
+    let here = |copy: PathBuf| Some(place.parent()?.join(copy.file_name()?));
+    Some(Notice { copy: notice.copy.and_then(here), ..notice })
+}
+
+/// Whether the evidence that the notice names is there.
+fn has_copy(notice: &Notice, place: &Path) -> bool {
+    let name = place.file_name().unwrap_or_default();
+    notice.copy.as_ref().is_some_and(|copy| copy.join(name).exists())
 }
 
 const NEXT_STEP: &str = "hardboard recover --dry-run";
@@ -79,18 +92,24 @@ fn notice_path(place: &Path) -> PathBuf {
 
 /// Copies the damaged files, unless they are copied already, and lays the notice.
 ///
-/// `budget_bytes` is what all copies of this database may take together.
+/// `budget_bytes` is what all copies of this database may take together. A copy for which there was
+/// no room before is tried again: a repair needs one, and room can be made.
 pub(crate) fn quarantine(place: &Path, reason: &str, budget_bytes: u64) -> io::Result<Notice> {
     let lock = LockFile::open(place)?;
     if !lock.wait(Part::Quarantine, Hold::Exclusive, PATIENCE)? {
         // Whoever makes the copy lays the notice; without it this place is refused too.
         return Ok(told(reason, None));
     }
-    if let Some(notice) = notice(place) {
-        return Ok(notice);
+    let before = notice(place);
+    if let Some(notice) = before.as_ref().filter(|notice| has_copy(notice, place)) {
+        return Ok(notice.clone());
     }
     let copy = keep(place, budget_bytes).unwrap_or(None);
-    let notice = told(reason, copy);
+    let notice = match before {
+        Some(before) if copy.is_none() => return Ok(Notice { copy, ..before }),
+        Some(before) => Notice { copy, ..before },
+        None => told(reason, copy),
+    };
     write_whole(&notice_path(place), &serde_json::to_vec_pretty(&notice)?)?;
     Ok(notice)
 }
@@ -109,13 +128,14 @@ fn told(reason: &str, copy: Option<PathBuf>) -> Notice {
 
 /// Makes the copy. `None`: there is no room for it.
 fn keep(place: &Path, budget_bytes: u64) -> io::Result<Option<PathBuf>> {
+    let unfinished = beside(place, UNFINISHED);
+    // Of one who was killed while he made it: it is no evidence, and must not count.
+    fs::remove_dir_all(&unfinished).or_else(ignore_missing)?;
     let sizes = PARTS.map(|part| fs::metadata(beside(place, part)).map_or(0, |file| file.len()));
     let needed: u64 = sizes.iter().sum();
     if needed.saturating_add(kept_bytes(place)) > budget_bytes {
         return Ok(None);
     }
-    let unfinished = beside(place, "-quarantine-unfinished");
-    fs::remove_dir_all(&unfinished).or_else(ignore_missing)?;
     fs::create_dir(&unfinished)?;
     let kept = copy_parts(place, &unfinished, needed).and_then(|digest| {
         let digest = digest.to_hex();
@@ -183,10 +203,15 @@ fn kept_bytes(place: &Path) -> u64 {
 /// Writes a file so that it is there whole or not at all, and on the disk when this returns.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let unfinished = beside(path, "-unfinished");
-    let mut file = File::create(&unfinished)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
+    let write = || {
+        let mut file = File::create(&unfinished)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)
+    };
+    write().inspect_err(|_| {
+        fs::remove_file(&unfinished).ok();
+    })?;
     sync_directory(path)
 }
 
@@ -201,6 +226,9 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 fn ignore_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
+
+#[cfg(test)]
+mod full_disk;
 
 #[cfg(test)]
 mod tests {
@@ -290,6 +318,39 @@ mod tests {
             lift(&place).unwrap();
         }
         assert_eq!(kept_bytes(&place), 16_000);
+    }
+
+    #[test]
+    fn copy_for_which_there_was_no_room_is_made_once_there_is() {
+        let (_dir, place) = place();
+        assert_eq!(quarantine(&place, "torn", 7999).unwrap().copy, None);
+        assert_eq!(quarantine(&place, "again", 7999).unwrap().copy, None);
+        let notice = quarantine(&place, "again", 8000).unwrap();
+        assert_eq!(notice.reason, "torn", "what was found first");
+        fs::remove_dir_all(notice.copy.unwrap()).unwrap();
+        let notice = quarantine(&place, "again", 8000).unwrap();
+        assert!(notice.copy.unwrap().join("any.db").exists());
+    }
+
+    #[test]
+    fn copy_that_a_kill_cut_short_takes_no_room_from_the_next() {
+        let (_dir, place) = place();
+        fs::create_dir(beside(&place, UNFINISHED)).unwrap();
+        fs::write(beside(&place, UNFINISHED).join("any.db"), vec![7; 5000]).unwrap();
+        assert!(quarantine(&place, "torn", 8000).unwrap().copy.is_some());
+        assert!(!beside(&place, UNFINISHED).exists());
+    }
+
+    #[test]
+    fn copy_is_found_where_it_was_moved_to_with_its_database() {
+        let (dir, place) = place();
+        quarantine(&place, "torn", 1 << 20).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let moved = elsewhere.path().join("all");
+        fs::rename(dir.path(), &moved).unwrap();
+        let notice = notice(&moved.join("any.db")).unwrap();
+        assert!(notice.copy.unwrap().starts_with(&moved));
+        fs::create_dir(dir.path()).unwrap();
     }
 
     #[test]

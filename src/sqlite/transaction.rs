@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::error::{Result as StoreResult, StoreError};
 use crate::sqlite::chain::{Chain, Entry};
+use crate::sqlite::control::Control;
 
 /// How long the parts of one transaction took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,12 +140,13 @@ impl Deref for Transaction<'_> {
 /// # Errors
 ///
 /// See [`Failure`].
-pub fn write<T, E>(
+pub(crate) fn write<T, E>(
     conn: &mut Connection,
+    control: &Control,
     body: impl FnOnce(&Connection) -> Result<T, E>,
 ) -> Result<(T, Timing), Failure<E>> {
     let begun = Instant::now();
-    let open = Open::begin(conn).map_err(|source| {
+    let open = Open::begin(conn, control).map_err(|source| {
         if is_busy(&source) {
             Failure::Busy { waited: begun.elapsed() }
         } else {
@@ -173,16 +175,17 @@ pub fn write<T, E>(
 /// A transaction that was begun. Dropped without an end, as by a panic, it is rolled back.
 struct Open<'conn> {
     conn: &'conn Connection,
+    control: &'conn Control,
 }
 
 impl<'conn> Open<'conn> {
-    fn begin(conn: &'conn Connection) -> rusqlite::Result<Self> {
-        step(conn, "BEGIN IMMEDIATE")?;
-        Ok(Self { conn })
+    fn begin(conn: &'conn Connection, control: &'conn Control) -> rusqlite::Result<Self> {
+        control.begin(conn)?;
+        Ok(Self { conn, control })
     }
 
     fn commit<E>(self, started: Instant) -> Result<(), Failure<E>> {
-        let Err(source) = step(self.conn, "COMMIT") else { return Ok(()) };
+        let Err(source) = self.control.commit(self.conn) else { return Ok(()) };
         // SQLite ends the transaction when a commit fails, but for a lock it could not get and a
         // constraint it put off: those it leaves open, and nothing of them is in the log.
         if self.conn.is_autocommit() {
@@ -195,7 +198,7 @@ impl<'conn> Open<'conn> {
 
     /// Ends the transaction, unless SQLite has done so itself after an error.
     fn rollback(self) -> rusqlite::Result<()> {
-        if self.conn.is_autocommit() { Ok(()) } else { step(self.conn, "ROLLBACK") }
+        if self.conn.is_autocommit() { Ok(()) } else { self.conn.execute_batch("ROLLBACK") }
     }
 }
 
@@ -203,13 +206,9 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         if !self.conn.is_autocommit() {
             // Only a panic comes here, or a rollback that has already failed and been reported.
-            step(self.conn, "ROLLBACK").ok();
+            self.conn.execute_batch("ROLLBACK").ok();
         }
     }
-}
-
-fn step(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
-    conn.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 
 /// Whether an error says that the connection, or what it sees, is not to be trusted any more:
@@ -257,6 +256,14 @@ mod tests {
         let busy_timeout = Duration::from_millis(40);
         let options = Options { busy_timeout, ..Options::default() };
         open(dir.join("any.db"), &options, true).unwrap()
+    }
+
+    fn write<T, E>(
+        conn: &mut Connection,
+        body: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<(T, Timing), Failure<E>> {
+        let control = Control::new(conn).unwrap();
+        super::write(conn, &control, body)
     }
 
     fn insert(conn: &Connection) -> rusqlite::Result<()> {

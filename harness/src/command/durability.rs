@@ -104,8 +104,11 @@ pub(super) fn measure(
 /// Puts what was measured into the row.
 pub(super) fn put(config: &mut Config, power: &PowerSetting) {
     let commits = power.loss_commits;
-    let ms_each = 1_000.0 / config.commits_per_s.max(1e-9);
-    let ms = |commits: f64| round(commits * ms_each, 3);
+    let ms_each = (config.commits_per_s > 0.0).then(|| 1_000.0 / config.commits_per_s);
+    let in_ms = |ms_each: f64| {
+        let ms = |commits: f64| round(commits * ms_each, 3);
+        Window { mean: ms(commits.mean), p99: ms(commits.p99), max: ms(commits.max) }
+    };
     let at_least = power.acked > 0 && commits.max >= cast(power.acked);
     let loss = PowerLoss {
         states: power.states,
@@ -114,7 +117,7 @@ pub(super) fn put(config: &mut Config, power: &PowerSetting) {
         power_acks_lost: power.power_acks_lost,
         corrupt_states_share_upper_95: power.corrupt_share_upper_95,
         loss_commits: commits,
-        loss_ms: Window { mean: ms(commits.mean), p99: ms(commits.p99), max: ms(commits.max) },
+        loss_ms: ms_each.map(in_ms),
         loss_bytes: power.loss_bytes,
         loss_is_at_least: at_least,
         states_per_s: power.states_per_s_and_core,
@@ -155,7 +158,8 @@ fn in_words(loss: &PowerLoss) -> String {
         return format!("none ({bound})");
     }
     let more = if loss.loss_is_at_least { "≥ " } else { "" };
-    format!("{more}{:.0} commits, {more}{:.1} ms", loss.loss_commits.max, loss.loss_ms.max)
+    let ms = loss.loss_ms.map_or_else(|| "–".to_owned(), |ms| format!("{more}{:.1}", ms.max));
+    format!("{more}{:.0} commits, {ms} ms", loss.loss_commits.max)
 }
 
 /// What makes latencies measured in `dir` worth less, if anything does.
@@ -196,6 +200,20 @@ pub(super) fn doubts(dir: &Path, file_system: &str) -> Result<Vec<String>, RunEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn row_without_a_commit_has_no_rate_and_so_no_loss_in_milliseconds() {
+        let lost = Window { mean: 3.0, p99: 7.0, max: 8.0 };
+        let power = PowerSetting { acked: 100, loss_commits: lost, ..PowerSetting::default() };
+        let mut config = Config::default();
+        put(&mut config, &power);
+        assert_eq!(config.power.unwrap().loss_ms, None);
+        assert_eq!(config.power_loss, "8 commits, – ms");
+        config.commits_per_s = 1_000.0;
+        put(&mut config, &power);
+        assert_eq!(config.power.unwrap().loss_ms, Some(lost));
+        assert_eq!(config.power_loss, "8 commits, 8.0 ms");
+    }
 
     #[test]
     fn memory_is_no_disk_and_is_told_to_be_none() {

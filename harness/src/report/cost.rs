@@ -148,8 +148,9 @@ pub struct PowerLoss {
     pub corrupt_states_share_upper_95: f64,
     /// Acknowledged commits lost if all that is unsynced is, over cuts after each acknowledgement.
     pub loss_commits: Window,
-    /// The time in which so many commits are made at the row's own rate, untraced.
-    pub loss_ms: Window,
+    /// The time in which so many commits are made at the row's own rate, untraced; none if no
+    /// commit was made in its window, so that there is no rate.
+    pub loss_ms: Option<Window>,
     /// Bytes written for the lost commits.
     pub loss_bytes: Window,
     /// Nothing was synced in the whole recording: more than was recorded may be lost.

@@ -69,15 +69,19 @@ fn table(
 }
 
 fn cells(c: &Config) -> Vec<String> {
+    // Of what was never done there is no time.
+    let of_commits = |value: f64, digits: usize| {
+        if c.commits_per_s > 0.0 { format!("{value:.digits$}") } else { "–".to_owned() }
+    };
     vec![
         tune::name(c),
-        format!("{:.0}", c.commit_us.p50),
-        format!("{:.0}", c.commit_us.p99),
-        format!("{:.0}", c.commit_us.p999),
-        format!("{:.0}", c.commit_us.max),
+        of_commits(c.commit_us.p50, 0),
+        of_commits(c.commit_us.p99, 0),
+        of_commits(c.commit_us.p999, 0),
+        of_commits(c.commit_us.max, 0),
         format!("{:.0}", c.commits_per_s),
-        format!("{:.3}", c.fsyncs_per_commit),
-        format!("{:.0}", c.bytes_per_commit),
+        of_commits(c.fsyncs_per_commit, 3),
+        of_commits(c.bytes_per_commit, 0),
         c.checkpoints.to_string(),
         format!("{:.1} %", c.checkpoint_time_share * 100.0),
         format!("{:.2}", c.checkpoint_stall_ms.mean),
@@ -102,7 +106,10 @@ fn losses(c: &Config) -> Vec<String> {
             let (commits, ms) = (loss.loss_commits, loss.loss_ms);
             row.push(format!("{more}{:.1}", commits.mean));
             row.extend([commits.p99, commits.max].map(|n| format!("{more}{n:.0}")));
-            row.extend([ms.mean, ms.p99, ms.max].map(|n| format!("{more}{n:.1}")));
+            row.extend(match ms {
+                Some(ms) => [ms.mean, ms.p99, ms.max].map(|n| format!("{more}{n:.1}")),
+                None => std::array::from_fn(|_| "–".to_owned()),
+            });
         }
     }
     row.push(c.cycles_killed.to_string());

@@ -117,7 +117,7 @@ impl LossBudget {
             && !loss.loss_is_at_least
             && match self {
                 Self::Commits(most) => loss.loss_commits.max <= lossless(most),
-                Self::Ms(most) => loss.loss_ms.max <= most,
+                Self::Ms(most) => loss.loss_ms.is_some_and(|ms| ms.max <= most),
             }
     }
 
@@ -211,10 +211,13 @@ fn told(config: &Config) -> String {
         Some(loss) if loss.loss_commits.max == 0.0 => {
             format!("a power cut lost nothing acknowledged in {} images", loss.states)
         }
-        Some(loss) => format!(
-            "a power cut loses {:.1} commits on average and {:.0} at worst, those of {:.1} ms",
-            loss.loss_commits.mean, loss.loss_commits.max, loss.loss_ms.max
-        ),
+        Some(loss) => {
+            let ms = loss.loss_ms.map_or_else(|| "–".to_owned(), |ms| format!("{:.1}", ms.max));
+            format!(
+                "a power cut loses {:.1} commits on average and {:.0} at worst, those of {ms} ms",
+                loss.loss_commits.mean, loss.loss_commits.max
+            )
+        }
     };
     format!(
         "p50 {:.0} µs, p99 {:.0} µs, {:.0} commits/s, {:.2} fsyncs a commit; {loss}",
@@ -229,7 +232,8 @@ pub fn recommend(configs: &[Config], loss: LossBudget, latency: Option<LatencyBu
         None => loss.describe(),
         Some(latency) => format!("{}, and {}", loss.describe(), latency.describe()),
     };
-    let rows = || configs.iter().filter(|config| is_pragmas_alone(config));
+    // Of a row that made no commit neither latency nor rate is known.
+    let rows = || configs.iter().filter(|c| is_pragmas_alone(c) && c.commits_per_s > 0.0);
     let quick = |config: &&Config| latency.is_none_or(|budget| budget.of(config) <= budget.us);
     let by_speed = |a: &&Config, b: &&Config| a.commits_per_s.total_cmp(&b.commits_per_s);
     let best = rows().filter(|config| loss.allows(config)).filter(quick).max_by(by_speed);
@@ -354,6 +358,7 @@ impl Axes {
 pub fn pareto(configs: &[Config]) -> String {
     let points: Vec<(f64, f64, &Config)> = configs
         .iter()
+        .filter(|config| config.commits_per_s > 0.0)
         .filter_map(|config| {
             let loss = config.power.as_ref()?;
             Some((config.commit_us.p99.max(1.0), loss.loss_commits.max, config))
@@ -437,7 +442,7 @@ mod tests {
                 states: 1_000,
                 corrupt_states: corrupt,
                 loss_commits: window(lost),
-                loss_ms: window(lost * 2.0),
+                loss_ms: Some(window(lost * 2.0)),
                 ..PowerLoss::default()
             }),
             ..Config::default()
@@ -473,6 +478,14 @@ mod tests {
     #[test]
     fn no_row_that_is_damaged_is_recommended_however_fast() {
         check("100000commits", None, &["Recommended: normal+100", "no sound row"]);
+    }
+
+    #[test]
+    fn row_that_made_no_commit_is_never_recommended_and_not_in_the_picture() {
+        let idle = Config { commits_per_s: 0.0, ..row("full", 0.0, 0.0, 0.0, 0) };
+        let text = recommend(std::slice::from_ref(&idle), "0".parse().unwrap(), None);
+        assert!(text.contains("No row meets both"), "{text}");
+        assert!(!pareto(&[idle]).contains("<circle"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
-use crate::support::{lines, run, scenario};
+use crate::support::{Done, lines, run, scenario, top};
 use killpoint::report::Report;
+use std::path::Path;
+use std::process::Command;
 
 /// The engines that can be started now. Building one takes minutes, which is no test's to spend:
 /// `killpoint engines --build` does it, and the gate before its tests.
@@ -148,4 +150,47 @@ fn header_check_destroys_on_3_50_2_with_no_kill_and_nowhere_else() {
     std::fs::write(&wrong.file, text.replacen("header-check = true\n", "", 1)).unwrap();
     let done = run(&["run", wrong.path(), "--cycles", "1", "--dir", dir]);
     assert_eq!(done.code, 1, "{}", done.stderr);
+}
+
+/// The command `hardboard` on another engine: the store is built into the worker, too.
+fn hardboard_on(engine: &str, accepted: Option<&str>, path: &Path, line: &str) -> Done {
+    let engines = top().join("target/engines");
+    let mut command = Command::new(engines.join("worker"));
+    command.args(["hardboard", "--db"]).arg(path).args(line.split(' '));
+    if engine != "system" {
+        command.env("LD_LIBRARY_PATH", engines.join(engine));
+    }
+    command.env_remove("HARDBOARD_ACCEPT_ENGINE");
+    if let Some(version) = accepted {
+        command.env("HARDBOARD_ACCEPT_ENGINE", version);
+    }
+    command.output().unwrap().into()
+}
+
+#[test]
+fn engine_with_the_reset_fault_fails_the_trial_of_the_store_and_is_refused_unless_it_is_named() {
+    for (engine, version) in [("3.51.1", "3.51.1"), ("3.50.2", "3.50.2")] {
+        if !have(&[engine]) {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("board.db");
+        for accepted in [None, Some("3.51.2"), Some("yes")] {
+            let done = hardboard_on(engine, accepted, &path, "init");
+            assert_eq!(done.code, 70, "{engine}, {accepted:?}: {}", done.stderr);
+            assert_eq!(lines(&done.stderr).len(), 1, "{}", done.stderr);
+            for part in [version, "a trial lost acknowledged rows", "3.51.3"] {
+                assert!(done.stderr.contains(part), "{engine}: no {part:?} in {}", done.stderr);
+            }
+            assert!(!path.exists(), "nothing is made by an engine that is refused");
+        }
+        let done = hardboard_on(engine, Some(version), &path, "init");
+        assert_eq!(done.code, 0, "{engine}: {}", done.stderr);
+        let done = hardboard_on(engine, Some(version), &path, "create dig");
+        assert_eq!(done.code, 0, "{engine}: {}", done.stderr);
+        let done = hardboard_on(engine, Some(version), &path, "doctor --json");
+        let health: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert!(done.stdout.contains("\"accepted\""), "{health:#}");
+        assert!(done.stdout.contains(version), "{health:#}");
+    }
 }

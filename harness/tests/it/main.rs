@@ -13,6 +13,8 @@ mod support;
 mod bad_input;
 /// The controls, caught one and all.
 mod canaries;
+/// Dispatchers and workers, killed.
+mod dispatch;
 /// Other engines than the bundled one.
 mod engines;
 /// What happens when the run is ended from outside.
@@ -23,10 +25,14 @@ mod main_job;
 mod power;
 /// Power cuts under a real file system.
 mod real_fs;
+/// The WAL-reset race of another program against a board.
+mod reset;
 /// The committed results are what the repository makes.
 mod results;
 /// Schedules: found, replayed, the same twice.
 mod schedule;
+/// What the store does to its own files, struck at every call.
+mod store;
 /// A script struck at every point.
 mod sweep;
 /// The rules that the tree keeps.

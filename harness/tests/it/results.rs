@@ -1,12 +1,13 @@
 use crate::support::top;
 use killpoint::report::{Report, summary};
 
-/// The folders of committed reference runs.
+/// The folders of committed reference runs. What recovery saves is no run of the command: the store
+/// makes those figures, and holds their summary to them, by itself.
 fn folders() -> Vec<std::path::PathBuf> {
     let mut folders: Vec<_> = std::fs::read_dir(top().join("results"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
+        .filter(|path| path.is_dir() && !path.join("corpus.json").exists())
         .collect();
     folders.sort();
     folders

@@ -100,6 +100,24 @@ fn every_path_in_the_documents_exists() {
 }
 
 #[test]
+fn every_test_that_the_documents_name_is_there() {
+    let sources: Vec<String> =
+        files(&top(), ".rs").iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let text = std::fs::read_to_string(top().join("docs/hardened-rows.md")).unwrap();
+    let is_test = |name: &&str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        name.matches('_').count() > 2 && name.chars().all(plain)
+    };
+    let mut checked = 0;
+    for name in text.split('`').skip(1).step_by(2).filter(is_test) {
+        let start = format!("fn {name}(");
+        assert!(sources.iter().any(|source| source.contains(&start)), "no test is named {name}");
+        checked += 1;
+    }
+    assert!(checked > 60, "only {checked} tests");
+}
+
+#[test]
 fn the_changelog_is_at_this_version() {
     let text = std::fs::read_to_string(top().join("CHANGELOG.md")).unwrap();
     let first = text.lines().find(|line| line.starts_with("## ")).unwrap();

@@ -25,4 +25,4 @@ mod visit;
 mod zygote;
 
 pub use nursery::{BELL_FD, GATES_FD, NURSERY, ORDER_FD};
-pub use zygote::{ARGV0, ENGINE, SOLO, main};
+pub use zygote::{ARGV0, ENGINE, SOLO, STORE, main};

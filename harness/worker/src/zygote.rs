@@ -32,13 +32,14 @@ const MISUSED: u8 = 64;
 /// Serves orders until the harness closes the socket.
 ///
 /// `arguments` are the two after the name: how many operations a process can record, and the
-/// process id of the harness, with which this process ends. Or [`SOLO`] or [`ENGINE`] and what
-/// belongs to it.
+/// process id of the harness, with which this process ends. Or [`SOLO`], [`ENGINE`] or [`STORE`]
+/// and what belongs to it.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     match arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
         Some((SOLO, rest)) => return solo(rest),
         Some((ENGINE, _)) => return tell_engine(),
+        Some((STORE, _)) => return store(arguments),
         _ => {}
     }
     if let [nursery::NURSERY, entries] =
@@ -74,6 +75,16 @@ pub const SOLO: &str = "solo";
 
 /// The argument that makes [`main`] print which SQLite it runs on, as JSON.
 pub const ENGINE: &str = "engine";
+
+/// The argument that makes [`main`] the command `hardboard`, whose arguments follow: on whichever
+/// SQLite this process has loaded.
+pub const STORE: &str = "hardboard";
+
+fn store(arguments: &[String]) -> ExitCode {
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let arguments = arguments.iter().map(std::ffi::OsString::from);
+    hardboard::cli::run(arguments, |name| std::env::var_os(name), &mut out, &mut err).into()
+}
 
 fn tell_engine() -> ExitCode {
     let told = serde_json::to_string(&engine::loaded())

@@ -14,6 +14,7 @@ use super::lease::{Held, Taken};
 use super::tick::{ASK_AGAIN, Dispatcher, Tick};
 use crate::board::{Board, Session};
 use crate::error::{Result, StoreError};
+use crate::sqlite::verify::Report;
 
 /// How soon after a worker's end the next round comes at the earliest.
 const SOONEST: Duration = Duration::from_millis(200);
@@ -30,6 +31,8 @@ pub enum News<'a> {
     },
     /// A round was made.
     Ticked(&'a Tick),
+    /// The whole board was looked at, and is sound.
+    Verified(&'a Report),
     /// A round failed, and the next will be tried.
     Failed(&'a StoreError),
     /// Another has taken over.
@@ -39,11 +42,15 @@ pub enum News<'a> {
 /// Dispatches until `stop` is readable. `open` opens the board, and again after a write of unknown
 /// outcome.
 ///
+/// Between two rounds it looks at the whole board when that is due, see
+/// [`Options::verify_every`](crate::Options::verify_every).
+///
 /// Workers go on when it stops; how they end is then held against none of them.
 ///
 /// # Errors
 ///
-/// What made going on impossible: the board cannot be opened, or is damaged.
+/// What made going on impossible: the board cannot be opened, or is damaged, and then it is
+/// quarantined.
 pub fn run(
     open: &mut dyn FnMut() -> Result<(Board, Session)>,
     holder: &str,
@@ -90,8 +97,13 @@ fn serve(
 ) -> Result<End> {
     let interval = dispatcher.options().interval;
     loop {
-        match dispatcher.tick() {
-            Ok(tick) => tell(&News::Ticked(&tick)),
+        let made = dispatcher.tick().and_then(|tick| {
+            tell(&News::Ticked(&tick));
+            dispatcher.board().database().verify_when_due()
+        });
+        match made {
+            Ok(None) => {}
+            Ok(Some(report)) => tell(&News::Verified(&report)),
             Err(StoreError::StaleDispatcher { .. }) => {
                 tell(&News::Superseded);
                 return Ok(End::TakeAgain);
@@ -103,7 +115,8 @@ fn serve(
             }
             Err(error) => return Err(error),
         }
-        let next = Instant::now() + interval;
+        let due = dispatcher.board().database().verify_due_in().unwrap_or(interval);
+        let next = Instant::now() + interval.min(due.max(SOONEST));
         let soonest = Instant::now() + SOONEST;
         while Instant::now() < next {
             let workers: Vec<OwnedFd> = dispatcher.worker_pids().filter_map(descriptor).collect();

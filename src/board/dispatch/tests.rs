@@ -444,3 +444,41 @@ fn daemon_goes_on_round_by_round_until_told_to_stop() {
     assert!(daemon.join().unwrap().unwrap() >= 2);
     assert_eq!(scene.board.dispatcher().unwrap(), None);
 }
+
+#[test]
+fn daemon_looks_at_the_whole_board_when_it_is_due_and_ends_when_it_is_damaged() {
+    use std::os::fd::AsFd as _;
+    let mut scene = Scene::new();
+    scene.create();
+    let (_stop, told) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (path, clock) = (scene.place.path(), scene.clock.clone());
+    let looks = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = std::sync::Arc::clone(&looks);
+    let daemon = std::thread::spawn(move || {
+        let verify_every = Duration::from_millis(1);
+        let mut open = || {
+            let options = Options { verify_every, ..self::options(&clock) };
+            Ok((Board::open(&path, &options)?, Session::new(500)))
+        };
+        let mut tell = |news: &daemon::News<'_>| {
+            if let daemon::News::Verified(report) = news {
+                assert!(report.is_sound(), "{report:?}");
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        // No worker: nothing of a round depends on the damage. The next round is an hour away.
+        let options = DispatchOptions { interval: HOUR, ..DispatchOptions::default() };
+        daemon::run(&mut open, "daemon", &options, told.as_fd(), &mut tell)
+    });
+    let started = Instant::now();
+    while looks.load(std::sync::atomic::Ordering::Relaxed) < 2 {
+        assert!(started.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    // A row that nobody reads again.
+    scene.board.connection().execute_batch("UPDATE commits SET kind = 'x' WHERE seq = 1").unwrap();
+    let error = daemon.join().unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Quarantined { .. }), "{error:?}");
+    let error = Board::open(&scene.place.path(), &quick()).unwrap_err();
+    assert!(matches!(error, StoreError::Quarantined { .. }), "{error:?}");
+}

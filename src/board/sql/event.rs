@@ -5,7 +5,7 @@ use rusqlite::Row;
 use super::Tx;
 use crate::board::CommitSeq;
 use crate::board::claim::FencingToken;
-use crate::board::event::{Event, EventId};
+use crate::board::event::{Event, EventId, NewEvent};
 use crate::board::task::TaskId;
 use crate::sqlite::chain::Entry;
 
@@ -16,21 +16,22 @@ pub(super) const OF_TASK: &str = "SELECT id, task_id, token, kind, payload, comm
      FROM events WHERE task_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
 
 impl Tx<'_> {
-    pub(in crate::board) fn insert_event(
+    pub(in crate::board) fn insert_events(
         self,
         (task, token): (TaskId, Option<FencingToken>),
-        kind: &str,
-        payload: &str,
+        events: &[NewEvent<'_>],
         entry: &mut Entry<'_>,
     ) -> rusqlite::Result<()> {
         let seq = entry.seq();
-        let checksum = entry.row(&[&task, &token, &kind, &payload, &seq]);
-        self.run(
+        let mut insert = self.prepared(
             "INSERT INTO events (task_id, token, kind, payload, commit_seq, checksum) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            (task, token, kind, payload, seq, checksum),
-        )
-        .map(|_| ())
+        )?;
+        for NewEvent { kind, payload } in events {
+            let checksum = entry.row(&[&task, &token, kind, payload, &seq]);
+            insert.execute((task, token, kind, payload, seq, checksum))?;
+        }
+        Ok(())
     }
 
     /// At most `limit` events after `after`: of one task, or of all.

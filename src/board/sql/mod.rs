@@ -25,7 +25,7 @@ pub(super) use import::{ImportedRun, ImportedTask};
 pub(super) use run::{Ending, LiveRun, NewRun};
 pub(super) use task::{Counts, Standing};
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
 use crate::board::claim::FencingToken;
 use crate::board::task::TaskId;
@@ -98,9 +98,14 @@ impl<'a> Tx<'a> {
 
     /// Runs a statement, and gives the number of rows that it changed.
     fn run(self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
+        self.prepared(sql)?.execute(values)
+    }
+
+    /// A statement, for as often as it is wanted.
+    fn prepared(self, sql: &str) -> rusqlite::Result<CachedStatement<'a>> {
         #[cfg(test)]
         plans::note(sql);
-        self.conn.prepare_cached(sql)?.execute(values)
+        self.conn.prepare_cached(sql)
     }
 
     /// The one row of a query that always has one.

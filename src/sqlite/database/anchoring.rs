@@ -19,6 +19,26 @@ pub enum Anchored {
     Absent,
 }
 
+/// Goes on only if nobody was told that the commit which is about to be made is there already: two
+/// histories of one number would else be acknowledged, and the newer anchor would hide the older.
+pub(super) fn require_unmade(
+    chain: Option<&Chain>,
+    anchor: Option<&AnchorFile>,
+    path: &std::path::Path,
+) -> Result<()> {
+    let (Some(chain), Some(anchor)) = (chain, anchor) else { return Ok(()) };
+    let Some(next) = chain.next.get() else { return Ok(()) };
+    let late = anchor.newest_from(next.seq).map_err(|source| StoreError::Beside {
+        during: "read the anchor",
+        path: sidecar::beside(path, "-anchor"),
+        source,
+    })?;
+    late.map_or(Ok(()), |late| {
+        let (missing, newest) = (late.head.seq, next.seq - 1);
+        Err(StoreError::RolledBack { path: path.to_owned(), missing, newest })
+    })
+}
+
 impl Database {
     /// Compares the database with its anchor, and keeps the anchor from now on.
     ///

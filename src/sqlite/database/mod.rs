@@ -10,7 +10,7 @@
 //! |---|---|
 //! | it is opened | nothing quarantined here, nobody repairs, the files, the anchor |
 //! | opened after all who had it open were killed | and the structure, within a bounded time |
-//! | before each commit | the files are those that were opened; no commit seen before is missing |
+//! | before each commit | the files are those opened; no commit seen or anchored is missing |
 //! | after each commit | the log's length, now and then a checkpoint and its answer |
 //!
 //! In: a path, [`Options`], bodies of transactions. Out: what the bodies gave, with an
@@ -18,13 +18,13 @@
 
 mod anchoring;
 mod owner;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -45,7 +45,7 @@ use crate::sqlite::quarantine::{self, Notice};
 use crate::sqlite::sidecar::{self, Hold, LockFile, Part};
 use crate::sqlite::transaction::{self, Failure, Timing, Transaction};
 use crate::sqlite::verify::{self, Depth, Report};
-use crate::sqlite::{guard, open};
+use crate::sqlite::{fork, guard, open};
 
 pub use anchoring::Anchored;
 
@@ -102,6 +102,8 @@ pub struct Database {
     /// The files as they were when they were opened.
     files: Option<Files>,
     opened: Opened,
+    /// When all of it was last looked at, or it was opened.
+    verified: Cell<Instant>,
     /// The process that opened it.
     pid: u32,
     poisoned: Cell<bool>,
@@ -123,6 +125,8 @@ impl Database {
     pub(crate) fn look(path: &Path, options: &Options, create: bool) -> Result<Self> {
         let trust = Engine::loaded().trust(options.accept_engine.as_deref())?;
         if let Ok(place) = place::resolve(path) {
+            // Before SQLite sees the files: a look at them can write, as where a journal is hot.
+            quarantine::refuse(path, &place)?;
             let accepted = options.accept_file_system.as_deref();
             place::require_fit(path, &place, accepted, create && !place.exists())?;
         }
@@ -144,7 +148,8 @@ impl Database {
             unanchored: false,
             files: None,
             opened: Opened { trust: Some(trust), file_system, guarded, ..Opened::default() },
-            pid: process::id(),
+            verified: Cell::new(Instant::now()),
+            pid: fork::pid(),
             options: options.clone(),
             poisoned: Cell::new(false),
         })
@@ -153,7 +158,6 @@ impl Database {
     /// Puts the one policy into effect (see [`pragma::apply`]). It may write to the database, and
     /// makes the files that lie beside it.
     pub(crate) fn arm(&mut self) -> Result<()> {
-        quarantine::refuse(&self.path, &self.place)?;
         let lock = LockFile::open(&self.place).map_err(self.beside("open the lock file"))?;
         self.opened.unclean = self
             .enter(&lock)
@@ -171,11 +175,10 @@ impl Database {
         self.read("open the log", |conn| {
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         })?;
-        if self.opened.guarded {
-            // SQLite has the file in WAL mode now, and asks for it alone no more.
-            self.opened.guarded = guard::hold(&self.place) > 0;
-        }
-        self.files = Some(Files::look(&self.place));
+        // SQLite has the file in WAL mode now, and asks for it alone no more.
+        let held = self.opened.guarded.then(|| guard::hold(&self.place)).flatten();
+        self.opened.guarded = held.is_some();
+        self.files = Some(Files::look(&self.place, held));
         place::require_unmoved(self.connection(), &self.path)?;
         self.check_at_open()
     }
@@ -311,14 +314,17 @@ impl Database {
         self.ready(level).map_err(Failure::Unready)?;
         let owner = self.before_write();
         let (chain, files, path) = (self.chain.as_ref(), self.files.as_ref(), &self.path);
+        let anchor = self.anchor.as_ref();
         let every = self.options.watch_every;
         let Some(wired) = &mut self.wired else {
             return Err(Failure::Unready(StoreError::Poisoned));
         };
-        let written = transaction::write(wired.conn_mut(), |conn| {
+        let (conn, control) = wired.for_write().map_err(Failure::Begin)?;
+        let written = transaction::write(conn, control, |conn| {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
             files
                 .map_or(Ok(()), |files| files.require_same(conn, path, every))
+                .and_then(|()| anchoring::require_unmade(chain, anchor, path))
                 .map_err(Stop::Unready)?;
             Ok(value)
         })
@@ -369,7 +375,7 @@ impl Database {
     /// [`StoreError::Poisoned`] after a failure that says so; [`StoreError::OtherProcess`] in
     /// another process than the one that opened it, as after a fork.
     pub fn usable(&self) -> Result<()> {
-        let pid = process::id();
+        let pid = fork::pid();
         if self.pid != pid {
             return Err(StoreError::OtherProcess { opened_by: self.pid, pid });
         }
@@ -406,7 +412,7 @@ impl Database {
 
     /// Closes the connection, after the last checkpoint if nobody else has the database open.
     fn shut(&mut self) -> Result<()> {
-        if self.pid != process::id() {
+        if self.pid != fork::pid() {
             // The files, the locks and the connection are the parent's. Closing them here could
             // undo what it holds.
             if let Some(wired) = self.wired.take() {

@@ -1,5 +1,7 @@
 //! The open database: durability, the owner of checkpoints, closing, what is watched.
 
+mod fork;
+
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -263,6 +265,21 @@ fn acknowledged_commit_that_vanishes_under_an_open_connection_is_found_by_its_ne
 }
 
 #[test]
+fn acknowledged_commit_of_another_that_vanished_is_found_by_whoever_writes_next() {
+    let place = Place::new();
+    let (mut one, mut two) = (place.open(), place.open());
+    place.append_times(&mut one, 3, 1);
+    one.connection().execute_batch("DELETE FROM marks WHERE seq = 3").unwrap();
+    // It never saw that commit, and would make another of that number.
+    let failed = Place::try_append(&mut two, None, 1).unwrap_err();
+    let Failure::Unready(StoreError::RolledBack { missing: 3, newest: 2, .. }) = failed else {
+        panic!("{failed:?}")
+    };
+    assert!(matches!(two.usable(), Err(StoreError::Poisoned)));
+    assert!(matches!(place.try_open(), Err(StoreError::RolledBack { .. })));
+}
+
+#[test]
 fn commits_of_others_are_anchored_by_them_and_no_false_alarm_comes_of_it() {
     let place = Place::new();
     let (mut one, mut two) = (place.open(), place.open());
@@ -316,6 +333,35 @@ fn file_moved_removed_or_linked_under_an_open_database_refuses_the_commit() {
             "{index}: {failed:?}"
         );
         assert!(matches!(database.usable(), Err(StoreError::Poisoned)), "{index}");
+    }
+}
+
+#[test]
+fn database_that_moved_just_after_a_look_is_missed_at_no_commit_though_its_path_is_not_walked() {
+    let spoil: [fn(&Place); 3] = [
+        |place| std::fs::rename(place.path(), place.path().with_extension("old")).unwrap(),
+        |place| std::fs::hard_link(place.path(), place.path().with_extension("2")).unwrap(),
+        |place| {
+            let bytes = std::fs::read(place.path()).unwrap();
+            std::fs::write(place.path().with_extension("new"), bytes).unwrap();
+            std::fs::rename(place.path().with_extension("new"), place.path()).unwrap();
+        },
+    ];
+    // Many times, for the move may fall into the tick of the kernel's clock that the look was in.
+    for round in 0..20 {
+        for (index, spoil) in spoil.iter().enumerate() {
+            let place = Place::new();
+            let mut database = place.open();
+            database.options.watch_every = Duration::from_hours(1);
+            place.append(&mut database, 1);
+            place.append(&mut database, 1);
+            spoil(&place);
+            let failed = Place::try_append(&mut database, None, 1).unwrap_err();
+            assert!(
+                matches!(failed, Failure::Unready(StoreError::Moved { .. })),
+                "{index} in round {round}: {failed:?}"
+            );
+        }
     }
 }
 
@@ -402,4 +448,20 @@ fn file_cut_short_is_found_at_the_open() {
         matches!(error, StoreError::Quarantined { .. } | StoreError::Corrupt { .. }),
         "{error:?}"
     );
+}
+
+#[test]
+fn quarantined_place_is_refused_before_sqlite_sees_its_files() {
+    let place = Place::new();
+    let mut database = place.open();
+    place.append(&mut database, 1);
+    drop(database.damaged("a test says so"));
+    drop(database);
+    // A file that is none, and a journal that SQLite would put back into it.
+    std::fs::write(place.path(), b"").unwrap();
+    let journal = sidecar::beside(&place.path(), "-journal");
+    std::fs::write(&journal, [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7]).unwrap();
+    let error = Database::look(&place.path(), &Place::options(), true).unwrap_err();
+    assert!(matches!(error, StoreError::Quarantined { .. }), "{error:?}");
+    assert!(journal.exists() && std::fs::metadata(place.path()).unwrap().len() == 0);
 }

@@ -8,8 +8,10 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::statfs;
+use rustix::system::uname;
 use serde::Serialize;
 
 /// What a file system is good for.
@@ -35,6 +37,17 @@ pub struct FileSystem {
     pub name: &'static str,
     /// What it is good for.
     pub fitness: Fitness,
+}
+
+/// What a file's time of change is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeOfChange {
+    /// A change after a look has another time than the look saw.
+    Exact,
+    /// The same, unless both are within one tick of the kernel's clock.
+    Ticks,
+    /// Nothing is known.
+    Unknown,
 }
 
 /// Names by the number that `statfs` gives (Linux, `linux/magic.h` and the sources of each).
@@ -68,6 +81,18 @@ const KNOWN: [(i64, &str, Fitness); 25] = [
 ];
 
 impl FileSystem {
+    /// How a later change of a file, a new name or a lost one included, is told by its time of
+    /// change (`ctime`): each file system below sets it at every such change (its `rename`, in the
+    /// sources of Linux).
+    pub(crate) fn time_of_change(self) -> TimeOfChange {
+        match self.name {
+            // The time is exact for whoever asked for it before (`multigrain-ts.rst` of Linux).
+            "ext4" | "xfs" | "btrfs" | "tmpfs" if kernel_is_at_least(6, 13) => TimeOfChange::Exact,
+            "ext4" | "xfs" | "btrfs" | "f2fs" | "tmpfs" => TimeOfChange::Ticks,
+            _ => TimeOfChange::Unknown,
+        }
+    }
+
     /// That of the directory which holds the file.
     pub(crate) fn of(place: &Path) -> io::Result<Self> {
         let number = statfs(place.parent().unwrap_or(place))?.f_type;
@@ -97,6 +122,17 @@ impl FileSystem {
             Fitness::Shared => Some(format!("{name} is shared with other machines or a host")),
         }
     }
+}
+
+/// Whether the running kernel is of that version or a later one.
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    static VERSION: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    let version = VERSION.get_or_init(|| {
+        let system = uname();
+        let mut numbers = system.release().to_str().ok()?.split(['.', '-', '+']);
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    });
+    version.is_some_and(|version| version >= (major, minor))
 }
 
 #[cfg(test)]

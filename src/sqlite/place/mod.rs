@@ -19,12 +19,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, FileControl};
 
 use crate::error::{Result, StoreError};
-use crate::sqlite::place::file_system::{FileSystem, Fitness};
+use crate::sqlite::guard::Descriptor;
+use crate::sqlite::place::file_system::{FileSystem, Fitness, TimeOfChange};
 use crate::sqlite::sidecar::beside;
 
 /// The absolute path without symbolic links; the file itself need not be there.
@@ -82,31 +83,50 @@ pub(crate) fn require_fit(
 /// Which file a path leads to: device, inode, and how many names it has.
 type Identity = (u64, u64, u64);
 
+/// How long ago a file must have changed so that a further change has another time, where times
+/// come in ticks: those are of 10 ms at most.
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
+
 /// A database and its log and index, as they were when they were opened.
 #[derive(Debug)]
 pub(crate) struct Files {
     parts: [(PathBuf, Option<Identity>); 3],
     /// When all names were looked at last; `None`: not since they were opened.
     looked: Cell<Option<Instant>>,
+    /// SQLite's own descriptor of the database.
+    descriptor: Option<Descriptor>,
+    time_of_change: TimeOfChange,
+    /// The time of the last change that the file's name was asked after.
+    asked_after: Cell<Option<(i64, i64)>>,
 }
 
 impl Files {
-    /// Looks where the names lead.
-    pub(crate) fn look(place: &Path) -> Self {
+    /// Looks where the names lead. With a descriptor of SQLite's of the database a commit need not
+    /// walk along the path each time.
+    pub(crate) fn look(place: &Path, descriptor: Option<Descriptor>) -> Self {
         let part = |ending| {
             let path = beside(place, ending);
             let identity = identity(&path);
             (path, identity)
         };
-        Self { parts: [part(""), part("-wal"), part("-shm")], looked: Cell::new(None) }
+        let file_system = FileSystem::of(place);
+        Self {
+            parts: [part(""), part("-wal"), part("-shm")],
+            looked: Cell::new(None),
+            descriptor,
+            time_of_change: file_system.map_or(TimeOfChange::Unknown, FileSystem::time_of_change),
+            asked_after: Cell::new(None),
+        }
     }
 
     /// Goes on only if every name still leads to the same file, and no other name does.
     ///
     /// A commit into a file that has no name, or whose log has none, is gone when the last process
-    /// that has it open ends; and whoever opens the name next works on another file. The name of
-    /// the database is looked at each time, which is one system call; those of the log and its
-    /// index, and the number of names, when `every` has passed since the last look.
+    /// that has it open ends; and whoever opens the name next works on another file. The database
+    /// is looked at each time, which is one system call: whether its name still leads to it is
+    /// asked when anything about the file has changed since the last time. The names of the log
+    /// and its index, the number of names, and the directories above are looked at when `every`
+    /// has passed since the last look.
     pub(crate) fn require_same(
         &self,
         conn: &Connection,
@@ -117,7 +137,22 @@ impl Files {
             self.require_same_names()?;
             self.looked.set(Some(Instant::now()));
         }
-        require_unmoved(conn, database)
+        let stat = self.descriptor.and_then(Descriptor::stat);
+        if let Some(stat) = stat {
+            if Some(stat.identity) != self.parts[0].1 {
+                self.require_same_names()?;
+            } else if Some(stat.changed) == self.asked_after.get() {
+                return Ok(());
+            }
+        }
+        require_unmoved(conn, database)?;
+        let tells = |changed: &(i64, i64)| match self.time_of_change {
+            TimeOfChange::Exact => true,
+            TimeOfChange::Ticks => is_settled(*changed),
+            TimeOfChange::Unknown => false,
+        };
+        self.asked_after.set(stat.map(|stat| stat.changed).filter(tells));
+        Ok(())
     }
 
     fn require_same_names(&self) -> Result<()> {
@@ -150,6 +185,14 @@ pub(crate) fn require_unmoved(conn: &Connection, database: &Path) -> Result<()> 
         return Ok(());
     }
     Err(StoreError::Moved { path: database.to_owned(), what: "another file is in its place" })
+}
+
+/// Whether a change now would have another time than that one, in ticks.
+fn is_settled((seconds, nanoseconds): (i64, i64)) -> bool {
+    let changed = u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+        + u64::try_from(nanoseconds / 1_000_000).unwrap_or(0);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_millis(changed);
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age >= SETTLED_AFTER)
 }
 
 fn identity(path: &Path) -> Option<Identity> {

@@ -252,6 +252,12 @@ fn at(path: &Path, during: &'static str, source: io::Error) -> StoreError {
 fn explain(place: &Path, error: RecoverError) -> StoreError {
     match error {
         RecoverError::Io(source) => at(place, "copy the database", source),
+        RecoverError::Sqlite(source)
+            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+        {
+            let full = io::Error::new(io::ErrorKind::StorageFull, source);
+            at(place, "copy the database", full)
+        }
         RecoverError::Sqlite(source) => StoreError::Sqlite { during: "recover", source },
     }
 }

@@ -55,6 +55,15 @@ pub(crate) fn replace(place: &Path, result: &Path) -> io::Result<()> {
     sync_directory(place)
 }
 
+/// Takes a copy away that somebody was making, with all that SQLite laid beside it: a journal that
+/// a kill has left would be taken for that of the next file of this name.
+pub(crate) fn remove_copy(path: &Path) -> io::Result<()> {
+    for ending in ["-wal", "-shm", "-journal", ""] {
+        fs::remove_file(beside(path, ending)).or_else(ignore_missing)?;
+    }
+    Ok(())
+}
+
 /// The newest commit of the database that lies there now, as a record that binds for ever.
 pub(crate) fn current_head(
     place: &Path,

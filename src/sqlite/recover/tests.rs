@@ -1,6 +1,10 @@
 //! Recovery of boards with known damage: what is saved, what is lost, and that none is lost in
 //! silence.
 
+mod corpus;
+mod misuse;
+mod stranger;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
@@ -160,121 +164,6 @@ fn outcome(
         }
     }
     (outcome, recovery)
-}
-
-/// What is done to the bytes of a page.
-type Damage = fn(&mut [u8], &mut ChaCha8Rng);
-
-const DAMAGES: [(&str, Damage); 7] = [
-    ("zeroed", |page, _| page.fill(0)),
-    ("all ones", |page, _| page.fill(0xff)),
-    ("noise", |page, random| random.fill(page)),
-    ("header zeroed", |page, _| page[..8].fill(0)),
-    ("one byte", |page, random| {
-        let at = random.random_range(0..page.len());
-        page[at] ^= random.random_range(1..=255_u8);
-    }),
-    ("a byte of the header", |page, random| {
-        let at = random.random_range(0..12);
-        page[at] ^= random.random_range(1..=255_u8);
-    }),
-    ("a sector of noise", |page, random| {
-        let at = 512 * random.random_range(0..page.len() / 512);
-        random.fill(&mut page[at..at + 512]);
-    }),
-];
-
-/// What all recoveries of one kind of damage came to.
-#[derive(Debug, Default)]
-struct Tally {
-    recoveries: u64,
-    /// Without a loss outside the damaged page.
-    confined: u64,
-    whole: u64,
-    rows_lost: u64,
-    /// Rows that have no checksum, and another value than they had.
-    rows_altered: u64,
-    silent: Vec<String>,
-    unsound: Vec<String>,
-}
-
-/// Damages each `step`-th page in each way, and recovers.
-fn corpus(pages: u32, step: usize) -> Vec<(&'static str, Tally)> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = board(&dir, pages);
-    let original = rows(&path);
-    let on_page = rows_on_pages(&path);
-    let bytes = fs::read(&path).unwrap();
-    let mut random = ChaCha8Rng::seed_from_u64(7);
-    let mut tallies = Vec::new();
-    for (name, damage) in DAMAGES {
-        let mut tally = Tally::default();
-        for number in (1..=bytes.len() / 4096).step_by(step) {
-            let place = tempfile::tempdir().unwrap();
-            let copy = place.path().join("board.db");
-            let mut damaged = bytes.clone();
-            damage(&mut damaged[(number - 1) * 4096..number * 4096], &mut random);
-            fs::write(&copy, &damaged).unwrap();
-            fs::copy(beside(&path, "-anchor"), beside(&copy, "-anchor")).unwrap();
-            let request = Request { apply: true, backup: None };
-            let (outcome, recovery) = outcome(&copy, &original, &request);
-            let lost: u64 = outcome.lost.values().sum();
-            let there = on_page[&u32::try_from(number).unwrap()];
-            tally.recoveries += 1;
-            tally.whole += u64::from(lost == 0);
-            tally.rows_lost += lost;
-            tally.rows_altered += outcome.altered.values().sum::<u64>();
-            tally.confined += u64::from(lost <= there);
-            for (table, told) in [("commits", recovery.commits_unverified), ("events", 0)] {
-                if let Some(rows) = outcome.altered.get(table).filter(|rows| **rows > told) {
-                    tally.silent.push(format!("page {number}: {rows} of {table} altered"));
-                }
-            }
-            tally.silent.extend(outcome.silent.iter().map(|s| format!("page {number}: {s}")));
-            if !outcome.sound {
-                tally.unsound.push(format!("page {number}: {:?}", recovery.after.first()));
-            }
-        }
-        tallies.push((name, tally));
-    }
-    tallies
-}
-
-#[track_caller]
-fn check(tallies: &[(&str, Tally)]) {
-    let (mut confined, mut all) = (0, 0);
-    for (name, tally) in tallies {
-        assert_eq!(tally.silent, [""; 0], "{name}");
-        assert_eq!(tally.unsound, [""; 0], "{name}");
-        confined += tally.confined;
-        all += tally.recoveries;
-    }
-    assert!(confined * 100 >= all * 99, "{confined} of {all}: {tallies:?}");
-}
-
-#[test]
-fn damage_of_a_page_costs_its_own_rows_and_each_lost_one_is_counted() {
-    check(&corpus(60, 7));
-}
-
-#[test]
-#[ignore = "some minutes in a release build; it prints its figures"]
-#[expect(clippy::print_stderr, reason = "the figures are what it is for")]
-fn corpus_of_every_page_of_a_board_of_200() {
-    let tallies = corpus(200, 1);
-    for (name, tally) in &tallies {
-        let Tally { recoveries, confined, whole, rows_lost, rows_altered, silent, .. } = tally;
-        eprintln!(
-            "{name}: {recoveries} recoveries, {confined} lost nothing outside the page, {whole} \
-             nothing at all; {rows_lost} rows lost, {} times in silence; {rows_altered} rows \
-             without a checksum altered",
-            silent.len()
-        );
-        for silent in silent {
-            eprintln!("  {silent}");
-        }
-    }
-    check(&tallies);
 }
 
 #[test]

@@ -8,5 +8,5 @@ mod lifecycle;
 mod locks;
 mod phases;
 mod stacks;
-mod support;
+pub(crate) mod support;
 mod watch;
