@@ -100,7 +100,7 @@ impl Traps {
             return None;
         }
         let drawn = self.stream.bits();
-        if drawn & 1 == 0 {
+        if !is_trap(drawn) {
             return None;
         }
         let rest = drawn >> 8;
@@ -111,6 +111,22 @@ impl Traps {
         let steps = u32::try_from(rest % u64::from(INSTRUCTIONS_MAX)).unwrap_or(0);
         Some(Trap::Steps(1 + steps))
     }
+}
+
+impl Traps {
+    /// How many locks more have no trap behind them.
+    fn ahead(&self) -> u32 {
+        if self.kind == Preempt::Calls {
+            return u32::MAX;
+        }
+        let mut stream = self.stream.clone();
+        let none = (0..LOOKED_AHEAD).take_while(|_| !is_trap(stream.bits()));
+        u32::try_from(none.count()).unwrap_or(0)
+    }
+}
+
+fn is_trap(drawn: u64) -> bool {
+    drawn & 1 == 1
 }
 
 impl Chooser {
@@ -205,25 +221,23 @@ const LOOKED_AHEAD: u32 = 64;
 
 impl Chooser {
     /// For how many steps more of `slot`, which runs, whoever can run stays the same and nobody
-    /// waits, it is certain to be chosen again; with no trap behind any of them, but for those that
-    /// ask for a lock that excludes others, if the second answer is no. `step` is the last of its
-    /// own, `total` of all.
-    pub(super) fn ahead(&self, slot: usize, step: u32, total: u32) -> (u32, bool) {
+    /// waits, it is certain to be chosen again, and that there is no trap behind them; the latter as
+    /// long as no more than the second answer ask for a lock that excludes others. `step` is the
+    /// last of its own, `total` of all.
+    pub(super) fn ahead(&self, slot: usize, step: u32, total: u32) -> (u32, u32) {
         match self {
             Self::Pct { changes, traps, .. } => {
                 let next = changes.range(total.saturating_add(1)..).next();
                 let left = next.map_or(u32::MAX, |next| next - total - 1);
-                (left, traps.kind == Preempt::Calls)
+                (left, traps.ahead())
             }
             Self::Walk { stream, every, traps } => {
                 let mut stream = stream.clone();
                 let stays = (0..LOOKED_AHEAD).take_while(|_| stream.within([1, *every]) != 1);
                 let stays = u32::try_from(stays.count()).unwrap_or(0);
-                (stays, traps.kind == Preempt::Calls)
+                (stays, traps.ahead())
             }
-            Self::Robin { left, traps, .. } => {
-                (left.saturating_sub(1), traps.kind == Preempt::Calls)
-            }
+            Self::Robin { left, traps, .. } => (left.saturating_sub(1), traps.ahead()),
             Self::Decided { at, traps } => {
                 let from = (slot, step.saturating_add(1));
                 let until = (slot, u32::MAX);
@@ -232,7 +246,7 @@ impl Chooser {
                     traps.range(from..=until).next().map(|(key, _)| key.1),
                 ];
                 let next = next.into_iter().flatten().min();
-                (next.map_or(u32::MAX, |next| next - step - 1), true)
+                (next.map_or(u32::MAX, |next| next - step - 1), u32::MAX)
             }
         }
     }
@@ -318,6 +332,43 @@ mod tests {
         let mut all = [first, second, third];
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2]);
+    }
+
+    /// What is promised of the next steps is what is said of them when they come.
+    #[test]
+    fn what_is_told_ahead_is_what_is_chosen() {
+        let trap = Trap::Steps(3);
+        let decided = [(0, 9, None), (1, 5, None), (1, 30, Some(trap)), (2, 40, None)]
+            .map(|(slot, step, trap)| Preemption { slot, step, trap, to: (slot + 1) % 3 });
+        let drawn = [
+            Policy::Pct { changes: 9 },
+            Policy::RandomWalk { every: 9 },
+            Policy::RoundRobin { steps: 7 },
+        ];
+        let drawn = drawn.map(|policy| Order::Drawn { policy, preempt: Preempt::Steps });
+        for order in drawn.into_iter().chain([Order::Decided(decided.to_vec())]) {
+            let mut chooser = Chooser::new(&plan(order.clone()));
+            let mut slot = chooser.next(&at(0, 0, At::Start));
+            let (mut passed, mut promised) = (0, (0, 0));
+            for step in 1..2_000 {
+                let locks = step % 5 == 0;
+                let to = chooser.next(&at(slot, step, At::Call));
+                let trap = chooser.trap(slot, step, locks);
+                let covered = promised.0 > 0 && (!locks || promised.1 > 0);
+                if covered {
+                    assert_eq!((to, trap), (slot, None), "{order:?}, step {step}");
+                    passed += 1;
+                    promised = (promised.0 - 1, promised.1 - u32::from(locks));
+                } else {
+                    promised = (0, 0);
+                }
+                if promised.0 == 0 {
+                    promised = chooser.ahead(to, step, step);
+                }
+                slot = to;
+            }
+            assert!(passed > 1_000, "{order:?}: {passed} of 2000 were told ahead");
+        }
     }
 
     #[test]

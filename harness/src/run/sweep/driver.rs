@@ -98,6 +98,6 @@ impl Driver for Striker {
     }
 
     fn ahead(&self, _thread: ThreadId) -> Ahead {
-        Ahead { stops: if self.alone { self.ahead() } else { 0 }, exclusive: true }
+        Ahead { stops: if self.alone { self.ahead() } else { 0 }, exclusive: u32::MAX }
     }
 }

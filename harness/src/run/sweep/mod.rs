@@ -189,6 +189,7 @@ pub struct Range<'a> {
     dir: PathBuf,
     ledger: Ledger,
     nursery: Nursery,
+    on_one_core: bool,
     /// What the nursery reads of a child before it forks it.
     order: File,
 }
@@ -234,7 +235,8 @@ impl<'a> Range<'a> {
         }
         let nursery = Nursery::start(command, BELL_FD, CALLS, false, Some(Arc::new(gates)))?;
         let file = dir.join("board.db");
-        Ok(Self { prepared, file, dir, ledger, nursery, order: order.into() })
+        let on_one_core = cpu.is_some();
+        Ok(Self { prepared, file, dir, ledger, nursery, on_one_core, order: order.into() })
     }
 
     /// The points of the undisturbed run; with `abandon`, of one that does not close at its end.
@@ -302,7 +304,8 @@ impl<'a> Range<'a> {
         driver: &mut dyn super::trace::Driver,
     ) -> Result<super::trace::Run, RunError> {
         let databases = Databases::At(vec![self.file.clone()]);
-        let options = Options::new(CALLS, databases).deadline(DEADLINE);
+        let mut options = Options::new(CALLS, databases).deadline(DEADLINE);
+        options.same_core = self.on_one_core;
         let mut supervisor = Supervisor::new(options)?;
         let cycle = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
         let mut birth = wire::Birth { slot: 0, cycle };

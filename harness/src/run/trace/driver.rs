@@ -239,8 +239,8 @@ pub struct Ahead {
     /// So many stops of the thread, from its next on, will be answered with
     /// [`Decision::Continue`].
     pub stops: u32,
-    /// The same holds where a stop asks for a lock that excludes others; else it is stopped there.
-    pub exclusive: bool,
+    /// Of these, so many may ask for a lock that excludes others: at one more it is stopped.
+    pub exclusive: u32,
 }
 
 /// Decides at every stop.

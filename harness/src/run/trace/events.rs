@@ -105,7 +105,9 @@ impl Supervisor {
         thread: ThreadId,
         maker: Option<ProcessId>,
     ) -> Result<(), TraceError> {
-        if let Some((child, parent)) = self.state.adopt(thread, maker) {
+        let made = self.state.adopt(thread, maker);
+        self.leave_core();
+        if let Some((child, parent)) = made {
             driver.at_event(&Event::Forked { parent, child }, &self.scene());
         }
         let process = self.state.threads.get(&thread).map(|record| record.process);
@@ -126,6 +128,7 @@ impl Supervisor {
         self.parked.retain(|parked| threads.contains_key(parked) && *parked != thread);
         self.timers.retain(|timer| timer.stop.process != process);
         self.state.executed(process);
+        self.share_core();
         if self.answers.is_some() {
             // Fails only if the process is gone.
             world::prepare_program(process.0).ok();
@@ -139,6 +142,7 @@ impl Supervisor {
         self.parked.retain(|parked| *parked != thread);
         self.timers.retain(|timer| timer.stop.thread != thread);
         self.passes.remove(thread);
+        self.share_core();
         let process = record.process;
         // The end of the first thread is reported last, and is that of the process.
         if process.0 != thread.0 {

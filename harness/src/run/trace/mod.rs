@@ -52,9 +52,11 @@
 mod alarm;
 mod apply;
 mod arch;
+mod asked;
 mod calls;
 mod classify;
 mod command;
+mod cores;
 mod driver;
 mod effects;
 mod error;

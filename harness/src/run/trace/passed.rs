@@ -47,7 +47,7 @@ impl Supervisor {
         let Some(gate) = self.passes.gate(thread) else { return };
         // With a lock model each lock's result must be seen.
         if decision != Decision::Continue || self.state.options.track_locks {
-            gate.allow(0, false);
+            gate.allow(0, 0);
             return;
         }
         let Ahead { stops, exclusive } = driver.ahead(thread);

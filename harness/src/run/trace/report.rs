@@ -166,6 +166,8 @@ pub struct Run {
     pub stops: u64,
     /// Calls that were let pass beforehand, and so made no stop.
     pub passed: u64,
+    /// Whether the supervisor and its only victim shared a core at the end.
+    pub one_core: bool,
     /// Sleeps that took no time.
     pub sleeps_skipped: u64,
 }

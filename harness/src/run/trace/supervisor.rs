@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::alarm::{self, Alarm};
+use super::asked::Asked;
 use super::command::{Command, FdUse};
+use super::cores::OneCore;
 use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Trap, Whom};
 use super::files::FileId;
 use super::filter;
@@ -54,6 +56,10 @@ pub struct Supervisor {
     pub(super) parked: Vec<ThreadId>,
     pub(super) answers: Option<Answers>,
     pub(super) timers: Vec<Timer>,
+    /// Locks whose outcome the kernel is asked for.
+    pub(super) asked: Asked,
+    /// The core that is shared with the only victim.
+    pub(super) shared_core: Option<OneCore>,
     /// The gates of victims that have one.
     pub(super) passes: Passes,
     /// The driver asked for the end.
@@ -112,6 +118,8 @@ impl Supervisor {
             parked: Vec::new(),
             answers,
             timers: Vec::new(),
+            asked: Asked::default(),
+            shared_core: None,
             passes: Passes::default(),
             ending: false,
             filter,
@@ -190,6 +198,7 @@ impl Supervisor {
     /// [`TraceError::ForeignAbi`] and [`TraceError::Supervise`]; everything is killed then.
     pub fn run(mut self, driver: &mut dyn Driver) -> Result<Run, TraceError> {
         self.state.started = Instant::now();
+        self.share_core();
         for thread in std::mem::take(&mut self.ready) {
             driver.at_event(&Event::Started { process: ProcessId(thread.0) }, &self.scene());
             self.let_go(thread)?;
@@ -198,6 +207,7 @@ impl Supervisor {
         while !self.state.threads.is_empty() {
             let status = self.next_status()?;
             if let Some((thread, status)) = status {
+                self.learn_lock(driver);
                 self.state.events += 1;
                 self.handle(driver, thread, status)?;
                 if !(self.held.is_empty() && self.parked.is_empty()) {
@@ -217,14 +227,14 @@ impl Supervisor {
 
     /// The next thing that happened; `None` if it is time to look at the clock.
     fn next_status(&mut self) -> Result<Option<(ThreadId, Status)>, TraceError> {
-        if !self.state.options.one_at_a_time
+        if !self.blocks_at_once()
             && let Some(status) = wait(false)?
         {
             return Ok(Some(status));
         }
-        // Where one runs at a time it is on this processor, if it is pinned: it runs when we block.
+        // A victim on this very core runs when we block.
         let began = Instant::now();
-        let looks = !self.state.options.one_at_a_time;
+        let looks = !self.blocks_at_once();
         while looks && began.elapsed() < LOOKING {
             // Yielding cannot fail on Linux.
             nix::sched::sched_yield().ok();
@@ -246,6 +256,29 @@ impl Supervisor {
             }
         }
         wait(true)
+    }
+
+    fn blocks_at_once(&self) -> bool {
+        let options = &self.state.options;
+        options.one_at_a_time || options.same_core || self.shared_core.is_some()
+    }
+
+    /// Puts the only thread there is on this core, if that is asked for.
+    pub(super) fn share_core(&mut self) {
+        let mut threads = self.state.threads.keys();
+        if self.state.options.one_core
+            && self.shared_core.is_none()
+            && let (Some(only), None) = (threads.next(), threads.next())
+        {
+            self.shared_core = OneCore::share(*only);
+        }
+    }
+
+    /// Lets everybody run on the cores that they could run on before.
+    pub(super) fn leave_core(&mut self) {
+        if let Some(core) = self.shared_core.take() {
+            core.leave(self.state.threads.keys().copied());
+        }
     }
 
     /// The moment at which everything is killed; once it has been, the moment to give up waiting.
@@ -351,6 +384,8 @@ impl Supervisor {
     }
 
     fn finish(mut self) -> Run {
+        let one_core = self.shared_core.is_some();
+        self.leave_core();
         let mut finished = std::mem::take(&mut self.state.finished);
         finished.sort_by_key(|(index, _)| *index);
         Run {
@@ -362,6 +397,7 @@ impl Supervisor {
             phases: std::mem::take(&mut self.state.phases),
             stops: self.state.stops,
             passed: self.state.passed,
+            one_core,
             sleeps_skipped: self.log.sleeps_skipped,
         }
     }
@@ -433,6 +469,7 @@ fn wait(block: bool) -> Result<Option<(ThreadId, Status)>, TraceError> {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
+        self.leave_core();
         if self.state.threads.is_empty() {
             return;
         }

@@ -27,7 +27,7 @@ pub const NOTES: usize = 80;
 /// a nursery's children lets a call with it happen.
 pub const PASS: u64 = 0x6b69_6c6c_7061_7373;
 
-/// The bit of an allowance that lets locks pass that exclude others.
+/// In an allowance: one lock that excludes others; calls are counted below it.
 const EXCLUSIVE: u64 = 1 << 32;
 
 /// Descriptors from this number on never pass.
@@ -37,7 +37,7 @@ const DESCRIPTORS: usize = 1_024;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Gate {
-    /// How many calls may pass, and [`EXCLUSIVE`].
+    /// How many calls may pass; and above, how many of them may be locks that exclude others.
     allowance: AtomicU64,
     /// How many have, since the notes were last taken.
     used: AtomicU64,
@@ -90,12 +90,12 @@ const LOCK: u64 = 1 << 63;
 const OF_OPEN_FILE: u64 = 1 << 62;
 
 impl Gate {
-    /// Lets the next `calls` calls pass, or as many as there is room for; locks that exclude others
-    /// among them if `exclusive`.
-    pub fn allow(&self, calls: u32, exclusive: bool) {
+    /// Lets the next `calls` calls pass, or as many as there is room for; at most `exclusive` locks
+    /// that exclude others among them.
+    pub fn allow(&self, calls: u32, exclusive: u32) {
         let room = (NOTES as u64).saturating_sub(self.used.load(Ordering::Relaxed));
-        let bit = if exclusive { EXCLUSIVE } else { 0 };
-        self.allowance.store(u64::from(calls).min(room) | bit, Ordering::Release);
+        let exclusive = u64::from(exclusive).min(room) * EXCLUSIVE;
+        self.allowance.store(u64::from(calls).min(room) | exclusive, Ordering::Release);
     }
 
     /// Lets nothing pass any more, and gives what has.
@@ -152,17 +152,18 @@ impl Gate {
         };
         let excludes =
             matches!(call, Passed::Lock { kind, .. } if i32::from(kind) == libc::F_WRLCK);
-        let left = allowance & !EXCLUSIVE;
+        let (exclusive, left) = (allowance / EXCLUSIVE, allowance % EXCLUSIVE);
         let place = self.place(fd);
         let known = place.is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0);
         let used = self.used.load(Ordering::Relaxed);
         let note = usize::try_from(used).ok().and_then(|used| self.notes.get(used));
         let Some(note) = note.filter(|_| left > 0 && known) else { return false };
-        if excludes && allowance & EXCLUSIVE == 0 {
+        if excludes && exclusive == 0 {
             return false;
         }
         note.write(call);
-        self.allowance.store(allowance - 1, Ordering::Relaxed);
+        let spent = if excludes { EXCLUSIVE + 1 } else { 1 };
+        self.allowance.store(allowance - spent, Ordering::Relaxed);
         self.used.store(used + 1, Ordering::Release);
         true
     }
@@ -232,7 +233,7 @@ mod tests {
         let (gates, _file) = Gates::create().unwrap();
         let gate = gates.gate(3);
         gate.know(5);
-        gate.allow(3, true);
+        gate.allow(3, 9);
         let calls = [lock(libc::F_WRLCK), write(5), lock(libc::F_UNLCK)];
         assert!(calls.iter().all(|call| gate.pass(*call)));
         assert!(!gate.pass(write(5)), "three were allowed");
@@ -246,13 +247,13 @@ mod tests {
         let gate = gates.gate(0);
         gate.know(5);
         assert!(!gate.pass(write(5)));
-        gate.allow(9, true);
+        gate.allow(9, 9);
         assert!(!gate.pass(write(6)));
         assert!(!gate.pass(write(1_024)) && !gate.pass(write(-1)));
         gate.know(1_023);
         assert!(gate.pass(write(1_023)));
         assert_eq!(gate.take().count(), 1);
-        gate.allow(9, true);
+        gate.allow(9, 9);
         gate.forget(5);
         assert!(!gate.pass(write(5)));
         assert!(!gate.has_notes());
@@ -263,11 +264,12 @@ mod tests {
         let (gates, _file) = Gates::create().unwrap();
         let gate = gates.gate(0);
         gate.know(5);
-        gate.allow(9, false);
+        gate.allow(9, 0);
         assert!(gate.pass(lock(libc::F_RDLCK)));
         assert!(!gate.pass(lock(libc::F_WRLCK)));
-        gate.allow(9, true);
+        gate.allow(9, 1);
         assert!(gate.pass(lock(libc::F_WRLCK)));
+        assert!(!gate.pass(lock(libc::F_WRLCK)), "one was allowed");
     }
 
     #[test]
@@ -275,9 +277,9 @@ mod tests {
         let (gates, _file) = Gates::create().unwrap();
         let gate = gates.gate(0);
         gate.know(5);
-        gate.allow(u32::MAX, false);
+        gate.allow(u32::MAX, 0);
         assert_eq!((0..1_000).filter(|_| gate.pass(write(5))).count(), NOTES);
-        gate.allow(1, false);
+        gate.allow(1, 0);
         assert!(!gate.pass(write(5)));
         assert_eq!(gate.take().count(), NOTES);
     }
