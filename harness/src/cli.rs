@@ -202,6 +202,10 @@ pub(crate) struct Watch {
     /// Run the command unwatched first, and compare the times.
     #[arg(long)]
     pub(crate) compare_unwatched: bool,
+    /// Leave a program of one thread on any core. Else it shares one with its watcher, where a stop
+    /// costs half, while there is no second thread
+    #[arg(long)]
+    pub(crate) any_core: bool,
     /// Take each acknowledgement for a promise that the commit survives a power cut.
     #[arg(long)]
     pub(crate) acks_promise_power_safety: bool,

@@ -27,7 +27,9 @@ pub(crate) fn watch(arguments: &cli::Watch) -> Result<Exit, CommandError> {
     if arguments.acks_promise_power_safety {
         watcher = watcher.acks_promise_power_safety();
     }
-    let run = under(Watcher::options(databases()?), arguments, &mut watcher)?;
+    let mut options = Watcher::options(databases()?);
+    options.one_core = !arguments.any_core;
+    let run = under(options, arguments, &mut watcher)?;
     let findings = watcher.into_findings();
     for finding in &findings {
         match arguments.format {
@@ -179,15 +181,16 @@ fn tell_end(run: &Run, unwatched: Option<Duration>, findings: usize) {
         };
         say(&format!("process {} ({}): {how}", process.process, process.command));
     }
+    let cores = if run.one_core { "on one core with its watcher" } else { "on any core" };
     let overhead = match unwatched {
         Some(unwatched) => format!(
-            "watched {:.3} s, unwatched {:.3} s: {:.2} times",
+            "watched {:.3} s {cores}, unwatched {:.3} s on any core: {:.2} times",
             run.elapsed.as_secs_f64(),
             unwatched.as_secs_f64(),
             run.elapsed.as_secs_f64() / unwatched.as_secs_f64().max(1e-9)
         ),
         None => format!(
-            "watched {:.3} s (--compare-unwatched runs the command once more and compares)",
+            "watched {:.3} s {cores} (--compare-unwatched runs the command once more and compares)",
             run.elapsed.as_secs_f64()
         ),
     };

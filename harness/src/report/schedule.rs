@@ -65,6 +65,9 @@ pub struct ScheduleSetting {
     pub steps: u64,
     /// Stops at traced calls, those that were only answered included.
     pub stops: u64,
+    /// Of these, steps that made no stop, since it was certain that the same process goes on.
+    #[serde(default)]
+    pub passed: u64,
     /// Switches away from a process that could have gone on.
     pub preemptions: u64,
     /// Traps between calls that were set.
@@ -128,13 +131,15 @@ impl ScheduleSetting {
         };
         format!(
             "{}: {} schedules, {} failing ({:.2} per thousand) · {first} · {} pairs · {:.0} \
-             stops/s and {:.1} schedules/s per core · {} run twice, {} differ · {}",
+             stops/s ({:.0} % let pass) and {:.1} schedules/s per core · {} run twice, {} differ · \
+             {}",
             self.name,
             self.schedules,
             self.failing,
             self.per_thousand(),
             self.pairs,
             self.stops_per_s_and_core,
+            100.0 * super::ratio(self.passed, self.stops.max(1)),
             self.schedules_per_s_and_core,
             self.run_twice,
             self.differing,
@@ -175,8 +180,8 @@ impl ScheduleReport {
         }
         parts.push(
             "\n| setting | ended by kill, failing | steps | preemptions | traps set, met | faults \
-             planned, landed | run twice, differing | pairs (new per thousand) | stops/s, core | \
-             schedules/s, core | running, judging ms |\n\
+             planned, landed | run twice, differing | pairs (new per thousand) | stops/s, core \
+             (let pass) | schedules/s, core | running, judging ms |\n\
              |---|---|---|---|---|---|---|---|---|---|---|"
                 .to_owned(),
         );
@@ -184,8 +189,8 @@ impl ScheduleReport {
             let new: Vec<String> =
                 s.new_pairs_per_thousand.iter().take(8).map(u64::to_string).collect();
             parts.push(format!(
-                "| {} | {}, {} | {} | {} | {}, {} | {}, {} | {}, {} | {} ({}) | {:.0} | {:.1} \
-                 | {}, {} |",
+                "| {} | {}, {} | {} | {} | {}, {} | {}, {} | {}, {} | {} ({}) | {:.0} ({:.0} \
+                 %) | {:.1} | {}, {} |",
                 s.name,
                 s.killed_at_end,
                 s.failing_killed,
@@ -200,6 +205,7 @@ impl ScheduleReport {
                 s.pairs,
                 new.join(", "),
                 s.stops_per_s_and_core,
+                100.0 * super::ratio(s.passed, s.stops.max(1)),
                 s.schedules_per_s_and_core,
                 s.running_ms,
                 s.judging_ms,

@@ -16,6 +16,7 @@ pub mod content;
 pub mod ledger;
 mod engine;
 mod fork;
+pub mod gate;
 mod shim;
 mod target;
 mod life;
@@ -23,5 +24,5 @@ mod nursery;
 mod visit;
 mod zygote;
 
-pub use nursery::{BELL_FD, NURSERY, ORDER_FD};
+pub use nursery::{BELL_FD, GATES_FD, NURSERY, ORDER_FD};
 pub use zygote::{ARGV0, ENGINE, SOLO, STORE, main};

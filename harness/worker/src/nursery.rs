@@ -11,11 +11,13 @@
 //! | 2          | where a panic's message goes                          |
 //! | 3          | the order: a memory file that holds a [`Birth`]       |
 //! | 4          | the bell: one byte for every child                    |
+//! | 5          | the gates' memory                                     |
 
 use crate::fork::{self, Side};
+use crate::gate::{self, Gates};
 use crate::ledger::{Ledger, SLOTS};
 use crate::life;
-use crate::wire::Birth;
+use crate::wire::{Birth, Role};
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::process::ExitCode;
@@ -26,15 +28,21 @@ pub const NURSERY: &str = "nursery";
 pub const ORDER_FD: i32 = 3;
 /// The number of the descriptor that rings.
 pub const BELL_FD: i32 = 4;
+/// The number of the descriptor of the memory of the [gates](crate::gate).
+pub const GATES_FD: i32 = 5;
 
 /// Forks one child for every byte, until there will be no more.
 pub(crate) fn serve(ledger: &'static Ledger, misused: ExitCode) -> ExitCode {
     let (Ok(mut order), Ok(mut bell)) = (fork::adopt_fd(ORDER_FD), fork::adopt_fd(BELL_FD)) else {
         return misused;
     };
+    let gates = fork::adopt_fd(GATES_FD).ok().and_then(|file| Gates::map(&file).ok());
+    let Some(gates) = gates else { return misused };
     if fork::forget_children().is_err() {
         return misused;
     }
+    // It lives as long as the process, and the children's SQLite points into it.
+    let gates: &'static Gates = Box::leak(Box::new(gates));
     let mut byte = [0];
     while bell.read_exact(&mut byte).is_ok() {
         let Some(birth) = read(&mut order) else { return misused };
@@ -45,6 +53,10 @@ pub(crate) fn serve(ledger: &'static Ledger, misused: ExitCode) -> ExitCode {
                     return misused;
                 }
                 let (slot, cycle) = (birth.slot, birth.cycle);
+                // Whoever forks shares its gate with its children, who are other processes.
+                if cycle.lives[slot].role != Role::Visitor {
+                    gate::arm(gates.gate(slot));
+                }
                 let code = life::live(ledger, slot, &cycle.database, &cycle.lives[slot]);
                 return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
             }

@@ -11,7 +11,7 @@
 use crate::ledger::{Activity, Slot, now_ns};
 use crate::wire::Flaw;
 use rusqlite::ffi;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -103,12 +103,19 @@ fn leave_directories_unsynced() {
     }
     type Any = unsafe extern "C" fn();
     type OpenDirectory = unsafe extern "C" fn(*const c_char, *mut c_int) -> c_int;
+    // SAFETY: SQLite calls what it is given by the type that `cannot` has.
+    let cannot = unsafe { std::mem::transmute::<OpenDirectory, Any>(cannot) };
+    set_system_call(c"openDirectory", cannot);
+}
+
+/// Gives SQLite's own VFS another way to make a system call. A name that this build of SQLite does
+/// not have changes nothing.
+pub(crate) fn set_system_call(name: &CStr, call: unsafe extern "C" fn()) {
     let vfs = REAL.load(Ordering::Acquire);
-    // SAFETY: the VFS lives for ever; SQLite calls what it is given by the type that `cannot` has.
+    // SAFETY: null or a VFS that lives for ever, by `register`; SQLite only reads the name.
     unsafe {
-        let cannot = std::mem::transmute::<OpenDirectory, Any>(cannot);
-        if let Some(set) = (*vfs).xSetSystemCall {
-            set(vfs, c"openDirectory".as_ptr(), Some(cannot));
+        if let Some(set) = vfs.as_ref().and_then(|vfs| vfs.xSetSystemCall) {
+            set(vfs, name.as_ptr(), Some(call));
         }
     }
 }

@@ -240,7 +240,8 @@ impl Explorer<'_> {
         }
         let order = Order::Decided(judged.played.decisions.clone());
         let again = SchedulePlan { order, ..plan.clone() };
-        let played = arena.play(&again, Ask::default())?;
+        // By its decisions in place of its policy, and with a stop at each call: neither may matter.
+        let played = arena.play(&again, Ask { each_call: true, story: false })?;
         let waited = judged.played.in_kernel + played.in_kernel > 0;
         let why =
             if waited { ", after a wait in the kernel for what is not known here" } else { "" };
@@ -298,6 +299,7 @@ impl Search<'_> {
         told.killed_at_end += u64::from(plan.killed_at_end);
         told.steps += played.steps.len() as u64;
         told.stops += played.stops;
+        told.passed += played.passed;
         told.preemptions += u64::from(played.preemptions);
         told.traps_set += u64::from(played.traps[0]);
         told.traps_met += u64::from(played.traps[1]);

@@ -69,7 +69,7 @@ pub(crate) fn shrink(arguments: &cli::Shrink) -> Result<Exit, CommandError> {
     }
     shrinker.run(&mut arena)?;
     let small = shrinker.best.clone();
-    let judged = stage.play(&mut arena, &small, Ask { story: true })?;
+    let judged = stage.play(&mut arena, &small, Ask { story: true, each_call: true })?;
     say(&format!(
         "to   {} · {} schedules tried in {:.1} s",
         size(&small),

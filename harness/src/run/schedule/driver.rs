@@ -13,7 +13,7 @@ use super::policy::{At, Chooser, Situation, rule};
 use super::stuck::{self, Stuck, Waiting};
 use crate::plan::schedule::{Breaks, Preemption, SchedulePlan, StepFault};
 use crate::run::trace::{
-    CallKind, Choice, Decision, Driver, Event, Fault, KillWhen, Offset, Operation, Phase,
+    Ahead, CallKind, Choice, Decision, Driver, Event, Fault, KillWhen, Offset, Operation, Phase,
     ProcessId, Role, Scene, Standing, Stop, ThreadId, Trap, Whom,
 };
 use std::time::Duration;
@@ -95,6 +95,8 @@ pub(super) struct Scheduler<'a> {
     /// Threads that had to be taken for blocked in the kernel: then nothing repeats for sure.
     pub(super) in_kernel: u32,
     faults: Vec<StepFault>,
+    /// No call is let pass beforehand.
+    pub(super) each_call: bool,
     /// All steps with their stops, if they are asked for.
     pub(super) story: Option<Vec<Told>>,
 }
@@ -122,6 +124,7 @@ impl<'a> Scheduler<'a> {
             stuck: None,
             in_kernel: 0,
             faults: plan.faults.clone(),
+            each_call: false,
             story: story.then(Vec::new),
         }
     }
@@ -227,6 +230,29 @@ impl<'a> Scheduler<'a> {
                 None
             }
         }
+    }
+
+    /// Steps of `slot` at which nothing but the chooser can have it stopped.
+    fn undisturbed(&self, slot: usize) -> u32 {
+        let others_stand = self.threads.iter().enumerate().all(|(other, thread)| {
+            let stands = match thread.place {
+                Place::Running => other == slot,
+                Place::Held | Place::Parked | Place::Ended => true,
+                // It may be able to go on after any step.
+                Place::Refused(_) | Place::InKernel => false,
+            };
+            stands && thread.paused_until <= self.total
+        });
+        // Who looks at every step looks at memory as it was then.
+        if !others_stand || self.each_call || self.story.is_some() {
+            return 0;
+        }
+        let step = self.threads[slot].steps;
+        let due = self.faults.iter().filter(|fault| fault.slot == slot).map(|fault| fault.step);
+        let fault = due.min().map_or(u32::MAX, |due| due.saturating_sub(step + 1));
+        let end = self.plan.stops_max.saturating_sub(self.total + 1);
+        let stale = self.total - self.progress_at;
+        fault.min(end).min(STEPS_WITHOUT_PROGRESS.saturating_sub(stale + 1))
     }
 
     /// What happens to the call of `stop` when its thread goes on.
@@ -393,6 +419,17 @@ impl Driver for Scheduler<'_> {
         self.current = None;
         self.next = Some(to);
         Decision::Hold
+    }
+
+    fn ahead(&self, thread: ThreadId) -> Ahead {
+        let slot = self.slot_of(thread).filter(|slot| self.current == Some(*slot));
+        let Some(slot) = slot else { return Ahead::default() };
+        let undisturbed = self.undisturbed(slot);
+        if undisturbed == 0 {
+            return Ahead::default();
+        }
+        let (steps, exclusive) = self.chooser.ahead(slot, self.threads[slot].steps, self.total);
+        Ahead { stops: steps.min(undisturbed), exclusive }
     }
 
     fn at_result(&mut self, stop: &Stop, result: i64, _scene: &Scene<'_>) {

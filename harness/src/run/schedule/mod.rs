@@ -37,15 +37,17 @@ use crate::plan::{CyclePlan, Ending};
 use crate::scenario::schedule::{Policy, Program};
 use driver::Scheduler;
 use free::Free;
+use killpoint_worker::gate::Gates;
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, EngineName};
-use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
+use killpoint_worker::{BELL_FD, GATES_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one schedule may take by the wall clock.
@@ -78,8 +80,11 @@ pub struct Played {
     pub preemptions: u32,
     /// Traps that were set and met.
     pub traps: [u32; 2],
-    /// Stops at traced calls, those that were only answered included.
+    /// Stops at traced calls, those that were only answered included, and those of `passed`.
     pub stops: u64,
+    /// Steps at which the policy was certain that the same process goes on, so that the kernel was
+    /// spared the stop.
+    pub passed: u64,
     /// Which locks met which operations.
     pub meetings: BTreeSet<Meeting>,
     /// Processes that came no further.
@@ -118,6 +123,8 @@ pub struct Acks {
 pub struct Ask {
     /// Every step in words.
     pub story: bool,
+    /// A stop at each call, also where the policy is certain who goes on: what must give the same.
+    pub each_call: bool,
 }
 
 /// One thread's place to run schedules in.
@@ -129,6 +136,9 @@ pub struct Arena<'a> {
     files: PathBuf,
     ledger: Ledger,
     memory: OwnedFd,
+    /// By which calls of our own workers pass.
+    gates: Arc<Gates>,
+    gates_memory: OwnedFd,
     stderr: File,
     cpu: Option<usize>,
     /// They fork our own workers, one for each engine; started when the first is needed.
@@ -161,6 +171,9 @@ impl<'a> Arena<'a> {
         let (ledger, memory) = Ledger::create(OPS_MAX)
             .map_err(std::io::Error::other)
             .map_err(system("shared memory for the ledger"))?;
+        let (gates, gates_memory) = Gates::create()
+            .map_err(std::io::Error::other)
+            .map_err(system("shared memory for the gates"))?;
         let log = dir.join("worker.stderr");
         let stderr = File::create(&log).map_err(place(&log))?;
         if let Some(cpu) = cpu {
@@ -178,6 +191,8 @@ impl<'a> Arena<'a> {
             files,
             ledger,
             memory,
+            gates: Arc::new(gates),
+            gates_memory,
             stderr,
             cpu,
             nurseries: BTreeMap::new(),
@@ -196,6 +211,7 @@ impl<'a> Arena<'a> {
             return self.look(plan, &cycle, played, acks);
         }
         let mut scheduler = Scheduler::new(plan, ask.story);
+        scheduler.each_call = ask.each_call;
         let (run, acks) = self.supervise(plan, &cycle, &mut scheduler, true)?;
         let played = Played::of(run, Some(scheduler));
         self.look(plan, &cycle, played, acks)
@@ -258,7 +274,7 @@ impl<'a> Arena<'a> {
                         Some(nursery) => nursery,
                         None => self.nursery(engines, life.engine)?,
                     };
-                    supervisor.spawn_from(&mut nursery)?;
+                    supervisor.spawn_from(&mut nursery, slot)?;
                     // One that failed is not used again.
                     self.nurseries.insert(life.engine, nursery);
                 }
@@ -286,14 +302,17 @@ impl<'a> Arena<'a> {
         let memory = self.memory.try_clone().map_err(system("a descriptor"))?;
         let stderr = self.stderr.try_clone().map_err(system("a descriptor"))?;
         let order = self.order.try_clone().map_err(system("a descriptor"))?;
+        let gates = self.gates_memory.try_clone().map_err(system("a descriptor"))?;
         let command = engines
             .get(name)?
             .traced()
             .args([NURSERY, &OPS_MAX.to_string()])
             .fd(0, memory, FdUse::Plain)
             .fd(2, stderr.into(), FdUse::Plain)
-            .fd(ORDER_FD, order.into(), FdUse::Plain);
-        Ok(Nursery::start(self.placed(command), BELL_FD, CallSet::SCHEDULE, true)?)
+            .fd(ORDER_FD, order.into(), FdUse::Plain)
+            .fd(GATES_FD, gates, FdUse::Plain);
+        let gates = Some(Arc::clone(&self.gates));
+        Ok(Nursery::start(self.placed(command), BELL_FD, CallSet::SCHEDULE, true, gates)?)
     }
 
     /// Puts down what the next child will be.
@@ -405,7 +424,8 @@ impl Played {
             decisions: Vec::new(),
             preemptions: 0,
             traps: [0; 2],
-            stops: run.stops,
+            stops: run.stops + run.passed,
+            passed: run.passed,
             meetings: BTreeSet::new(),
             stuck: None,
             in_kernel: 0,

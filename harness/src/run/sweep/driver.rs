@@ -2,7 +2,9 @@
 
 use super::Point;
 use super::strikes::{Blow, Strike, Where};
-use crate::run::trace::{Decision, Driver, Fault, KillWhen, Operation, Phase, Scene, Stop, Whom};
+use crate::run::trace::{
+    Ahead, Decision, Driver, Fault, KillWhen, Operation, Phase, Scene, Stop, ThreadId, Whom,
+};
 
 /// Writes down every point.
 #[derive(Debug, Default)]
@@ -33,11 +35,27 @@ pub(super) struct Striker {
     strike: Strike,
     struck: Option<Phase>,
     seen_of_phase: u64,
+    /// The last point that was met.
+    points: u64,
+    alone: bool,
 }
 
 impl Striker {
-    pub(super) fn new(strike: Strike) -> Self {
-        Self { strike, struck: None, seen_of_phase: 0 }
+    /// `alone` says that there is one process: then it is known what comes next.
+    pub(super) fn new(strike: Strike, alone: bool) -> Self {
+        Self { strike, struck: None, seen_of_phase: 0, points: 0, alone }
+    }
+
+    /// Stops that are certain to be let happen, for the only process there is.
+    fn ahead(&self) -> u32 {
+        match (self.struck, self.strike) {
+            (Some(_), Strike { blow: Blow::FailForGood(_), .. })
+            | (None, Strike { at: Where::Nth { .. }, .. }) => 0,
+            (Some(_), _) => u32::MAX,
+            (None, Strike { at: Where::Point(at), .. }) => {
+                u32::try_from(at.saturating_sub(self.points + 1)).unwrap_or(u32::MAX)
+            }
+        }
     }
 
     fn is_here(&mut self, stop: &Stop) -> bool {
@@ -56,9 +74,8 @@ impl Driver for Striker {
         if stop.phase == Phase::Sleep {
             return Decision::SkipSleep;
         }
-        if stop.point.is_none() {
-            return Decision::Continue;
-        }
+        let Some(point) = stop.point else { return Decision::Continue };
+        self.points = point;
         if let Some(phase) = self.struck {
             return match self.strike.blow {
                 Blow::FailForGood(code) if stop.phase == phase => {
@@ -78,5 +95,9 @@ impl Driver for Striker {
             Blow::Tear { bytes } => kill(KillWhen::Inside { bytes }),
             Blow::Fail(code) | Blow::FailForGood(code) => Fault::Fail(code),
         })
+    }
+
+    fn ahead(&self, _thread: ThreadId) -> Ahead {
+        Ahead { stops: if self.alone { self.ahead() } else { 0 }, exclusive: u32::MAX }
     }
 }

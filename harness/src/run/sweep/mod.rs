@@ -24,14 +24,16 @@ use crate::plan::{CyclePlan, Ending};
 use crate::scenario::sweep::{Script, Start};
 use crate::scenario::{Setting, Workload};
 use driver::{Recorder, Striker};
+use killpoint_worker::gate::Gates;
 use killpoint_worker::ledger::Ledger;
 use killpoint_worker::wire::{self, Life, Role, Shape};
-use killpoint_worker::{BELL_FD, NURSERY, ORDER_FD};
+use killpoint_worker::{BELL_FD, GATES_FD, NURSERY, ORDER_FD};
 use nix::sys::memfd::MFdFlags;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one struck run may take.
@@ -187,6 +189,7 @@ pub struct Range<'a> {
     dir: PathBuf,
     ledger: Ledger,
     nursery: Nursery,
+    on_one_core: bool,
     /// What the nursery reads of a child before it forks it.
     order: File,
 }
@@ -207,6 +210,10 @@ impl<'a> Range<'a> {
             what: "shared memory for the ledger",
             source: std::io::Error::other(error),
         })?;
+        let (gates, gates_memory) = Gates::create().map_err(|error| RunError::System {
+            what: "shared memory for the gates",
+            source: std::io::Error::other(error),
+        })?;
         let log = dir.join("worker.stderr");
         let stderr = File::create(&log).map_err(place(&log))?;
         if let Some(cpu) = cpu {
@@ -221,13 +228,15 @@ impl<'a> Range<'a> {
             .args([NURSERY, &OPS_MAX.to_string()])
             .fd(0, memory, FdUse::Plain)
             .fd(2, stderr.into(), FdUse::Plain)
-            .fd(ORDER_FD, theirs, FdUse::Plain);
+            .fd(ORDER_FD, theirs, FdUse::Plain)
+            .fd(GATES_FD, gates_memory, FdUse::Plain);
         if let Some(cpu) = cpu {
             command = command.cpus([cpu]);
         }
-        let nursery = Nursery::start(command, BELL_FD, CALLS, false)?;
+        let nursery = Nursery::start(command, BELL_FD, CALLS, false, Some(Arc::new(gates)))?;
         let file = dir.join("board.db");
-        Ok(Self { prepared, file, dir, ledger, nursery, order: order.into() })
+        let on_one_core = cpu.is_some();
+        Ok(Self { prepared, file, dir, ledger, nursery, on_one_core, order: order.into() })
     }
 
     /// The points of the undisturbed run; with `abandon`, of one that does not close at its end.
@@ -252,7 +261,7 @@ impl<'a> Range<'a> {
         for life in &mut plan.lives {
             life.abandon = strike.abandon;
         }
-        let mut striker = Striker::new(*strike);
+        let mut striker = Striker::new(*strike, plan.lives.len() == 1);
         let run = self.supervise(&plan, &mut striker)?;
         let mut trouble = None;
         if run.end != RunEnd::AllExited {
@@ -295,7 +304,8 @@ impl<'a> Range<'a> {
         driver: &mut dyn super::trace::Driver,
     ) -> Result<super::trace::Run, RunError> {
         let databases = Databases::At(vec![self.file.clone()]);
-        let options = Options::new(CALLS, databases).deadline(DEADLINE);
+        let mut options = Options::new(CALLS, databases).deadline(DEADLINE);
+        options.same_core = self.on_one_core;
         let mut supervisor = Supervisor::new(options)?;
         let cycle = wire::Cycle { database: self.file.clone(), lives: plan.lives.clone() };
         let mut birth = wire::Birth { slot: 0, cycle };
@@ -303,7 +313,7 @@ impl<'a> Range<'a> {
             super::crew::forget(&self.ledger, slot);
             birth.slot = slot;
             self.write_order(&birth)?;
-            supervisor.spawn_from(&mut self.nursery)?;
+            supervisor.spawn_from(&mut self.nursery, slot)?;
         }
         Ok(supervisor.run(driver)?)
     }

@@ -51,6 +51,14 @@ impl Supervisor {
         fault: Option<(Fault, usize)>,
     ) -> Result<(), TraceError> {
         self.state.before_call(&stop);
+        let thread = stop.thread;
+        let stop = match fault {
+            Some(_) => stop,
+            None => match self.ask_later(stop) {
+                Some(stop) => stop,
+                None => return self.resume(thread, Resume::Run, 0),
+            },
+        };
         if observe || fault.is_some() || self.state.needs_result(&stop) {
             self.leave(Leaving { stop, observe, fault, restore: None, again: false })
         } else {
@@ -227,6 +235,7 @@ impl Supervisor {
         let Leaving { stop, observe, fault, restore, again } = leaving;
         let thread = stop.thread;
         self.state.after_call(thread, &stop.operation, result);
+        self.try_word(&stop, result);
         if let Some(restore) = restore {
             self.put_back(&stop, restore)?;
         }

@@ -233,6 +233,16 @@ pub enum Choice {
     Release(ThreadId, Decision),
 }
 
+/// What a driver knows that it will let happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// So many stops of the thread, from its next on, will be answered with
+    /// [`Decision::Continue`].
+    pub stops: u32,
+    /// Of these, so many may ask for a lock that excludes others: at one more it is stopped.
+    pub exclusive: u32,
+}
+
 /// Decides at every stop.
 ///
 /// Called on the supervisor's thread while the thread in question, and only that thread, stands
@@ -240,6 +250,18 @@ pub enum Choice {
 pub trait Driver {
     /// A thread stands before a traced call on a database file, a sleep, or an acknowledgement.
     fn at_stop(&mut self, stop: &Stop, scene: &Scene<'_>) -> Decision;
+
+    /// What is certain of the next stops of `thread`, which is about to go on with
+    /// [`Decision::Continue`]: stops at locks and at writes on files of a database that has been
+    /// met.
+    ///
+    /// Where the victim has a [gate](killpoint_worker::gate), such calls are then made without a
+    /// stop, and [`at_stop`](Self::at_stop) is asked later, for each, in their order. What is not
+    /// told by a [`Stop`] itself (memory, the bytes written, the files) is then not as it was. An
+    /// answer other than what was promised is a fault of the driver, and ends the run as an error.
+    fn ahead(&self, _thread: ThreadId) -> Ahead {
+        Ahead::default()
+    }
 
     /// The call of a stop that was answered with [`Decision::Observe`] has returned `result`:
     /// `-errno` if it failed. Not called if the process died in it.

@@ -1,7 +1,7 @@
 //! What each report of the kernel means, and the stop-by-stop conversation with the driver.
 
 use super::arch;
-use super::driver::{Driver, Event, Stop, Whom};
+use super::driver::{Decision, Driver, Event, Stop, Whom};
 use super::examine::Examined;
 use super::filter;
 use super::operation::Syscall;
@@ -21,6 +21,7 @@ impl Supervisor {
         thread: ThreadId,
         status: Status,
     ) -> Result<(), TraceError> {
+        self.take_passed(driver, thread)?;
         match status {
             Status::Exited(code) => {
                 self.gone(driver, thread, Exit::Code(code));
@@ -104,7 +105,9 @@ impl Supervisor {
         thread: ThreadId,
         maker: Option<ProcessId>,
     ) -> Result<(), TraceError> {
-        if let Some((child, parent)) = self.state.adopt(thread, maker) {
+        let made = self.state.adopt(thread, maker);
+        self.leave_core();
+        if let Some((child, parent)) = made {
             driver.at_event(&Event::Forked { parent, child }, &self.scene());
         }
         let process = self.state.threads.get(&thread).map(|record| record.process);
@@ -125,6 +128,7 @@ impl Supervisor {
         self.parked.retain(|parked| threads.contains_key(parked) && *parked != thread);
         self.timers.retain(|timer| timer.stop.process != process);
         self.state.executed(process);
+        self.share_core();
         if self.answers.is_some() {
             // Fails only if the process is gone.
             world::prepare_program(process.0).ok();
@@ -137,6 +141,8 @@ impl Supervisor {
         self.held.retain(|stop| stop.thread != thread);
         self.parked.retain(|parked| *parked != thread);
         self.timers.retain(|timer| timer.stop.thread != thread);
+        self.passes.remove(thread);
+        self.share_core();
         let process = record.process;
         // The end of the first thread is reported last, and is that of the process.
         if process.0 != thread.0 {
@@ -168,12 +174,17 @@ impl Supervisor {
         };
         let call = Syscall { sys, arguments };
         // What is only answered is no call to a trap: it goes on behind it.
+        if self.trap_of(thread).is_none() {
+            self.let_pass(driver, thread, Decision::Continue);
+        }
         if self.answer(thread, &call)? {
             return Ok(());
         }
         self.end_trap(thread)?;
         match self.state.examine(thread, call) {
             Examined::Ignored => {
+                // Whatever its number: what is closed unlooked at may not be passed on.
+                self.note_ignored(thread, &call);
                 self.state.before_ignored_call(thread, &call);
                 self.resume(thread, Resume::Run, 0)
             }
@@ -185,6 +196,8 @@ impl Supervisor {
             Examined::Stop(stop) => {
                 self.set_activity(thread, Activity::Standing);
                 let decision = driver.at_stop(&stop, &Scene { state: &self.state });
+                self.note_gate(&stop);
+                self.let_pass(driver, thread, decision);
                 self.apply(*stop, decision)
             }
         }

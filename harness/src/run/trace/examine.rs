@@ -4,13 +4,14 @@
 //! arguments are decoded only if it matters. Nothing of the victim is changed here.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::calls::{CallKind, Sys};
 use super::classify::{Facts, classify, is_database_lock};
 use super::driver::Stop;
 use super::files::{
-    FileId, FileRef, Role, Sight, Slot, display_path, effective_position, file_at, file_bytes,
+    Database, FileId, FileRef, Role, Sight, Slot, display_path, effective_position, file_at,
+    file_bytes,
 };
 use super::memory::Memory;
 use super::operation::{Offset, Operation, PathArgument, Syscall};
@@ -32,7 +33,7 @@ pub(super) enum Examined {
 
 /// The files that a call works on.
 #[derive(Clone, Copy, Debug, Default)]
-struct Subject {
+pub(super) struct Subject {
     file: Option<FileRef>,
     target: Option<FileRef>,
     /// The call opens a file that may become a database.
@@ -40,7 +41,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn of(file: Option<FileRef>) -> Self {
+    pub(super) fn of(file: Option<FileRef>) -> Self {
         Self { file, ..Self::default() }
     }
 }
@@ -133,7 +134,7 @@ impl State {
         }
     }
 
-    fn numbered(
+    pub(super) fn numbered(
         &mut self,
         thread: ThreadId,
         process: ProcessId,
@@ -181,10 +182,22 @@ impl State {
             return if sleeps { Phase::Sleep } else { Phase::Other };
         };
         let database = file.database.map(|id| self.files.database_mut(id));
-        let wal = database.as_ref().map(|database| database.wal.clone());
+        let wal = wal_of(file, database.as_deref());
         let memory = self.processes.get(&process).and_then(|record| record.memory.get());
         let facts = Here { process, call, operation, memory, wal: wal.as_deref() };
         classify(operation, file, database, &facts)
+    }
+
+    /// The same of a call that has passed, and whose bytes began with `head`.
+    pub(super) fn phase_of_passed(
+        &mut self,
+        operation: &Operation,
+        file: FileRef,
+        head: &[u8],
+    ) -> Phase {
+        let database = file.database.map(|id| self.files.database_mut(id));
+        let wal = wal_of(file, database.as_deref());
+        classify(operation, file, database, &Noted { head, wal: wal.as_deref() })
     }
 
     fn mapped_at(&self, process: ProcessId, address: u64) -> Option<FileRef> {
@@ -319,6 +332,39 @@ impl Facts for Here<'_> {
     }
 
     fn wal_in_use(&self) -> bool {
-        self.wal.and_then(|wal| fs::metadata(wal).ok()).is_some_and(|wal| wal.len() > 0)
+        is_in_use(self.wal)
     }
+}
+
+/// The facts of a call that has passed. What may change a WAL's size never passes.
+struct Noted<'a> {
+    head: &'a [u8],
+    wal: Option<&'a Path>,
+}
+
+impl Facts for Noted<'_> {
+    fn head(&self, head: &mut [u8]) -> bool {
+        let there = self.head.get(..head.len());
+        there.is_some_and(|there| {
+            head.copy_from_slice(there);
+            true
+        })
+    }
+
+    fn file_bytes(&self) -> u64 {
+        0
+    }
+
+    fn wal_in_use(&self) -> bool {
+        is_in_use(self.wal)
+    }
+}
+
+/// The WAL beside `file`, where the phase may depend on it.
+fn wal_of(file: FileRef, database: Option<&Database>) -> Option<PathBuf> {
+    database.filter(|_| file.role == Role::Database).map(|database| database.wal.clone())
+}
+
+fn is_in_use(wal: Option<&Path>) -> bool {
+    wal.and_then(|wal| fs::metadata(wal).ok()).is_some_and(|wal| wal.len() > 0)
 }

@@ -8,6 +8,7 @@
 
 use super::arch;
 use super::calls::{CallKind, CallSet, Sys};
+use killpoint_worker::gate::PASS;
 
 /// The data of a stop at a call of another architecture.
 pub(super) const FOREIGN: u16 = 0xffff;
@@ -22,6 +23,9 @@ const ARCH_AT: u32 = 4;
 const fn argument_at(index: u32) -> u32 {
     16 + 8 * index
 }
+
+/// The sixth argument.
+const LAST: u32 = 5;
 
 /// Classic BPF operation codes, as in `linux/bpf_common.h`.
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -65,14 +69,30 @@ fn condition(call: Sys) -> Condition {
     }
 }
 
-/// The program for `calls`, to be given to `seccomp(SECCOMP_SET_MODE_FILTER)`.
-pub(super) fn program(calls: CallSet) -> Vec<libc::sock_filter> {
+/// The program for `calls`, to be given to `seccomp(SECCOMP_SET_MODE_FILTER)`. With `gated` a call
+/// that says of itself that it was let pass happens without a stop.
+pub(super) fn program(calls: CallSet, gated: bool) -> Vec<libc::sock_filter> {
     let mut program = vec![
         statement(LOAD, ARCH_AT),
         jump(EQUAL, arch::AUDIT_ARCH, 1, 0),
         statement(RETURN, RET_TRACE | u32::from(FOREIGN)),
-        statement(LOAD, NR_AT),
     ];
+    program.push(statement(LOAD, NR_AT));
+    if let (true, Some(write), Some(lock)) =
+        (gated, arch::number(Sys::Pwrite64), arch::number(Sys::FcntlLock))
+    {
+        let [low, high] = halves(PASS);
+        program.extend([
+            jump(EQUAL, write, 1, 0),
+            jump(EQUAL, lock, 0, 6),
+            statement(LOAD, argument_at(LAST)),
+            jump(EQUAL, low, 0, 3),
+            statement(LOAD, argument_at(LAST) + 4),
+            jump(EQUAL, high, 0, 1),
+            statement(RETURN, RET_ALLOW),
+            statement(LOAD, NR_AT),
+        ]);
+    }
     if let Some(first) = arch::FOREIGN_NUMBERS_FROM {
         program.push(jump(AT_LEAST, first, 0, 1));
         program.push(statement(RETURN, RET_TRACE | u32::from(FOREIGN)));
@@ -111,6 +131,13 @@ fn block(call: Sys) -> Vec<libc::sock_filter> {
             statement(LOAD, NR_AT),
         ],
     }
+}
+
+/// The low and the high half of a word.
+const fn halves(word: u64) -> [u32; 2] {
+    let [low @ .., _, _, _, _] = word.to_le_bytes();
+    let [_, _, _, _, high @ ..] = word.to_le_bytes();
+    [u32::from_le_bytes(low), u32::from_le_bytes(high)]
 }
 
 fn length(block: &[libc::sock_filter]) -> u8 {
@@ -163,7 +190,7 @@ mod tests {
 
     #[track_caller]
     fn check(calls: CallSet, call: Sys, arguments: [u64; 6], stops: bool) {
-        let program = program(calls);
+        let program = program(calls, false);
         let number = arch::number(call).unwrap();
         let expected = if stops { RET_TRACE | u32::from(call as u16) } else { RET_ALLOW };
         assert_eq!(verdict(&program, arch::AUDIT_ARCH, number, arguments), expected);
@@ -223,8 +250,28 @@ mod tests {
     }
 
     #[test]
+    fn call_that_was_let_pass_makes_no_stop_where_there_are_gates() {
+        let check = |call: Sys, last, gated, passes: bool| {
+            let program = program(CallSet::ALL, gated);
+            let number = arch::number(call).unwrap();
+            let arguments = [0, u64::from(libc::F_SETLK.cast_unsigned()), 0, 0, 0, last];
+            let stops = RET_TRACE | u32::from(call as u16);
+            let expected = if passes { RET_ALLOW } else { stops };
+            assert_eq!(verdict(&program, arch::AUDIT_ARCH, number, arguments), expected);
+        };
+        for call in [Sys::Pwrite64, Sys::FcntlLock] {
+            check(call, PASS, true, true);
+            check(call, PASS ^ 1, true, false);
+            check(call, PASS ^ (1 << 40), true, false);
+            check(call, PASS, false, false);
+        }
+        check(Sys::Fdatasync, PASS, true, false);
+        check(Sys::ClockNanosleep, PASS, true, false);
+    }
+
+    #[test]
     fn call_of_another_architecture_is_not_taken_for_ours() {
-        let program = program(CallSet::NONE);
+        let program = program(CallSet::NONE, true);
         let foreign = RET_TRACE | u32::from(FOREIGN);
         assert_eq!(verdict(&program, 0x4000_0003, 1, [0; 6]), foreign);
         if let Some(first) = arch::FOREIGN_NUMBERS_FROM {

@@ -52,9 +52,11 @@
 mod alarm;
 mod apply;
 mod arch;
+mod asked;
 mod calls;
 mod classify;
 mod command;
+mod cores;
 mod driver;
 mod effects;
 mod error;
@@ -68,6 +70,7 @@ mod memory;
 mod nursery;
 mod operation;
 mod options;
+mod passed;
 mod phase;
 mod ptrace;
 mod report;
@@ -86,7 +89,8 @@ use serde::Serialize;
 pub use calls::{CallKind, CallSet, Sys};
 pub use command::{Command, FdUse};
 pub use driver::{
-    Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop, Trap, Whom,
+    Ahead, Choice, Decision, Driver, ErrorCode, Event, Fault, KillWhen, LookOn, Standing, Stop,
+    Trap, Whom,
 };
 pub use error::TraceError;
 pub use files::{

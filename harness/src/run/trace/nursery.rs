@@ -9,7 +9,9 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
+use killpoint_worker::gate::Gates;
 use nix::errno::Errno;
 
 use super::TraceError;
@@ -28,6 +30,7 @@ pub struct Nursery {
     thread: i32,
     bell: OwnedFd,
     calls: CallSet,
+    gates: Option<Arc<Gates>>,
     alive: bool,
     /// Tracing belongs to a thread.
     _on_one_thread: PhantomData<*const ()>,
@@ -37,12 +40,14 @@ impl Nursery {
     /// Starts `command`, whose children will stop at `calls`; it reads `bell_fd` for its orders.
     ///
     /// Its children may live in a [`World`](super::World) if `repeats`: then what chance decides in
-    /// the program itself is always the same, and its clocks are read by calls.
+    /// the program itself is always the same, and its clocks are read by calls. With `gates`, which
+    /// the command must have been given, too, a driver can let calls of theirs pass unstopped.
     pub fn start(
         command: Command,
         bell_fd: i32,
         calls: CallSet,
         repeats: bool,
+        gates: Option<Arc<Gates>>,
     ) -> Result<Self, TraceError> {
         let calls = if repeats { calls.and(CallSet::WORLD) } else { calls };
         let step = "make a pipe";
@@ -50,7 +55,7 @@ impl Nursery {
         let (theirs, bell) =
             pipe().map_err(|source| TraceError::Start { program, step, source })?;
         let command = command.fd(bell_fd, theirs, FdUse::Plain);
-        let thread = launch(&command, &mut filter::program(calls))?;
+        let thread = launch(&command, &mut filter::program(calls, gates.is_some()))?;
         if repeats {
             world::prepare_program(thread).map_err(|source| TraceError::Start {
                 program: command.program.clone(),
@@ -58,12 +63,17 @@ impl Nursery {
                 source,
             })?;
         }
-        Ok(Self { thread, bell, calls, alive: true, _on_one_thread: PhantomData })
+        Ok(Self { thread, bell, calls, gates, alive: true, _on_one_thread: PhantomData })
     }
 
     /// What its children stop at.
     pub(super) fn calls(&self) -> CallSet {
         self.calls
+    }
+
+    /// What its children can be let pass by.
+    pub(super) fn gates(&self) -> Option<&Arc<Gates>> {
+        self.gates.as_ref()
     }
 
     /// Rings, and gives the child: traced, and stopped before its first instruction.

@@ -46,6 +46,17 @@ pub enum LockKind {
     Test,
 }
 
+impl LockKind {
+    /// That of `l_type` in a call that is no test.
+    pub(super) fn of(kind: i16) -> Self {
+        match i32::from(kind) {
+            libc::F_RDLCK => Self::Shared,
+            libc::F_WRLCK => Self::Exclusive,
+            _ => Self::Unlock,
+        }
+    }
+}
+
 /// A lock call, with its range as the program gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LockCall {
@@ -293,12 +304,7 @@ fn lock(memory: &Memory, command: i32, address: u64) -> io::Result<LockCall> {
         i64::from_ne_bytes(word)
     };
     let tests = matches!(command, libc::F_GETLK | libc::F_OFD_GETLK);
-    let kind = match i32::from(half(0)) {
-        _ if tests => LockKind::Test,
-        libc::F_RDLCK => LockKind::Shared,
-        libc::F_WRLCK => LockKind::Exclusive,
-        _ => LockKind::Unlock,
-    };
+    let kind = if tests { LockKind::Test } else { LockKind::of(half(0)) };
     Ok(LockCall {
         kind,
         waits: matches!(command, libc::F_SETLKW | libc::F_OFD_SETLKW),

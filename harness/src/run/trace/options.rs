@@ -29,6 +29,9 @@ pub struct Options {
     pub leftovers: Leftovers,
     /// Whether the lock model is kept. Costs a second stop for every lock that is asked for.
     pub track_locks: bool,
+    /// Whether, for a victim of one thread, the kernel is asked for the outcome of a lock in place
+    /// of that second stop.
+    pub ask_for_locks: bool,
     /// Whether the stack is taken wherever a database file is opened.
     pub open_stacks: bool,
     /// Whether stops at files that belong to no database are told to the driver too.
@@ -36,6 +39,12 @@ pub struct Options {
     /// Whether a thread stands still from its birth on until the driver lets it go, so that no two
     /// need ever run at once. See [`Driver::choose`](super::Driver::choose).
     pub one_at_a_time: bool,
+    /// Whether the supervisor and a victim of one thread share a core, while there is no second
+    /// thread.
+    pub one_core: bool,
+    /// Whether a stop is followed on the core that the supervisor is on: then it blocks for news at
+    /// once, where it would look for some first.
+    pub same_core: bool,
     /// What the victims are told of chance, time and themselves; none is the truth.
     pub world: Option<World>,
 }
@@ -50,9 +59,12 @@ impl Options {
             deadline: Duration::from_mins(1),
             leftovers: Leftovers::WaitFor,
             track_locks: false,
+            ask_for_locks: false,
             open_stacks: false,
             other_files: false,
             one_at_a_time: false,
+            one_core: false,
+            same_core: false,
             world: None,
         }
     }
@@ -78,6 +90,13 @@ impl Options {
         self
     }
 
+    /// Asks the kernel for the outcome of a lock where it can tell.
+    #[must_use]
+    pub fn ask_for_locks(mut self) -> Self {
+        self.ask_for_locks = true;
+        self
+    }
+
     /// Takes the stack wherever a database file is opened.
     #[must_use]
     pub fn open_stacks(mut self) -> Self {
@@ -96,6 +115,20 @@ impl Options {
     #[must_use]
     pub fn one_at_a_time(mut self) -> Self {
         self.one_at_a_time = true;
+        self
+    }
+
+    /// Has the supervisor and a victim of one thread share a core.
+    #[must_use]
+    pub fn one_core(mut self) -> Self {
+        self.one_core = true;
+        self
+    }
+
+    /// Says that the caller has put itself and its victims on one core.
+    #[must_use]
+    pub fn same_core(mut self) -> Self {
+        self.same_core = true;
         self
     }
 

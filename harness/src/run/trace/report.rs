@@ -164,6 +164,10 @@ pub struct Run {
     pub phases: BTreeMap<Phase, u64>,
     /// All stops at traced calls, whatever they were on.
     pub stops: u64,
+    /// Calls that were let pass beforehand, and so made no stop.
+    pub passed: u64,
+    /// Whether the supervisor and its only victim shared a core at the end.
+    pub one_core: bool,
     /// Sleeps that took no time.
     pub sleeps_skipped: u64,
 }

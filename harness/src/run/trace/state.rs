@@ -136,6 +136,8 @@ pub(super) struct State {
     pub(super) events: u64,
     pub(super) points: u64,
     pub(super) stops: u64,
+    /// Calls that were let pass and so made no stop.
+    pub(super) passed: u64,
     pub(super) phases: BTreeMap<super::Phase, u64>,
     next_owner: u32,
 }
@@ -155,6 +157,7 @@ impl State {
             events: 0,
             points: 0,
             stops: 0,
+            passed: 0,
             phases: BTreeMap::new(),
             next_owner: 0,
         }

@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::alarm::{self, Alarm};
+use super::asked::Asked;
 use super::command::{Command, FdUse};
+use super::cores::OneCore;
 use super::driver::{Choice, Decision, Driver, Event, Standing, Stop, Trap, Whom};
 use super::files::FileId;
 use super::filter;
 use super::launch::launch;
 use super::nursery::Nursery;
 use super::options::{Leftovers, Options};
+use super::passed::Passes;
 use super::ptrace::{self, Resume, Status, Whose};
 use super::report::{Receipt, Run, RunEnd};
 use super::scene::Scene;
@@ -53,6 +56,12 @@ pub struct Supervisor {
     pub(super) parked: Vec<ThreadId>,
     pub(super) answers: Option<Answers>,
     pub(super) timers: Vec<Timer>,
+    /// Locks whose outcome the kernel is asked for.
+    pub(super) asked: Asked,
+    /// The core that is shared with the only victim.
+    pub(super) shared_core: Option<OneCore>,
+    /// The gates of victims that have one.
+    pub(super) passes: Passes,
     /// The driver asked for the end.
     pub(super) ending: bool,
     filter: Vec<libc::sock_filter>,
@@ -97,7 +106,7 @@ impl Supervisor {
             Some(_) => options.calls.and(CallSet::WORLD),
             None => options.calls,
         };
-        let filter = filter::program(calls);
+        let filter = filter::program(calls, false);
         let answers = options.world.clone().map(Answers::new);
         alarm::quiet_stops();
         let alarm =
@@ -109,6 +118,9 @@ impl Supervisor {
             parked: Vec::new(),
             answers,
             timers: Vec::new(),
+            asked: Asked::default(),
+            shared_core: None,
+            passes: Passes::default(),
             ending: false,
             filter,
             calls,
@@ -144,14 +156,25 @@ impl Supervisor {
         Ok(self.add_spawned(child))
     }
 
-    /// Has `nursery` fork a victim, which then is as one that was spawned.
+    /// Has `nursery` fork a victim, which then is as one that was spawned. `place` is the number
+    /// that the nursery knows it by: that of its gate, if there are gates.
     ///
     /// # Panics
     ///
     /// If the nursery's children stop at other calls than this supervisor deals with.
-    pub fn spawn_from(&mut self, nursery: &mut Nursery) -> Result<ProcessId, TraceError> {
+    pub fn spawn_from(
+        &mut self,
+        nursery: &mut Nursery,
+        place: usize,
+    ) -> Result<ProcessId, TraceError> {
         assert_eq!(nursery.calls(), self.calls, "the filter is inherited");
+        if let Some(gates) = nursery.gates() {
+            gates.gate(place).clear();
+        }
         let child = nursery.birth()?;
+        if let Some(gates) = nursery.gates() {
+            self.passes.add(ThreadId(child), gates, place);
+        }
         if let Some(answers) = &mut self.answers {
             answers.parents_are_real = true;
         }
@@ -175,6 +198,7 @@ impl Supervisor {
     /// [`TraceError::ForeignAbi`] and [`TraceError::Supervise`]; everything is killed then.
     pub fn run(mut self, driver: &mut dyn Driver) -> Result<Run, TraceError> {
         self.state.started = Instant::now();
+        self.share_core();
         for thread in std::mem::take(&mut self.ready) {
             driver.at_event(&Event::Started { process: ProcessId(thread.0) }, &self.scene());
             self.let_go(thread)?;
@@ -183,6 +207,7 @@ impl Supervisor {
         while !self.state.threads.is_empty() {
             let status = self.next_status()?;
             if let Some((thread, status)) = status {
+                self.learn_lock(driver);
                 self.state.events += 1;
                 self.handle(driver, thread, status)?;
                 if !(self.held.is_empty() && self.parked.is_empty()) {
@@ -202,14 +227,14 @@ impl Supervisor {
 
     /// The next thing that happened; `None` if it is time to look at the clock.
     fn next_status(&mut self) -> Result<Option<(ThreadId, Status)>, TraceError> {
-        if !self.state.options.one_at_a_time
+        if !self.blocks_at_once()
             && let Some(status) = wait(false)?
         {
             return Ok(Some(status));
         }
-        // Where one runs at a time it is on this processor, if it is pinned: it runs when we block.
+        // A victim on this very core runs when we block.
         let began = Instant::now();
-        let looks = !self.state.options.one_at_a_time;
+        let looks = !self.blocks_at_once();
         while looks && began.elapsed() < LOOKING {
             // Yielding cannot fail on Linux.
             nix::sched::sched_yield().ok();
@@ -231,6 +256,29 @@ impl Supervisor {
             }
         }
         wait(true)
+    }
+
+    fn blocks_at_once(&self) -> bool {
+        let options = &self.state.options;
+        options.one_at_a_time || options.same_core || self.shared_core.is_some()
+    }
+
+    /// Puts the only thread there is on this core, if that is asked for.
+    pub(super) fn share_core(&mut self) {
+        let mut threads = self.state.threads.keys();
+        if self.state.options.one_core
+            && self.shared_core.is_none()
+            && let (Some(only), None) = (threads.next(), threads.next())
+        {
+            self.shared_core = OneCore::share(*only);
+        }
+    }
+
+    /// Lets everybody run on the cores that they could run on before.
+    pub(super) fn leave_core(&mut self) {
+        if let Some(core) = self.shared_core.take() {
+            core.leave(self.state.threads.keys().copied());
+        }
     }
 
     /// The moment at which everything is killed; once it has been, the moment to give up waiting.
@@ -292,6 +340,7 @@ impl Supervisor {
                     let place = self.held.iter().position(|stop| stop.thread == thread);
                     let Some(place) = place else {
                         self.parked.retain(|parked| *parked != thread);
+                        self.let_pass(driver, thread, decision);
                         self.unpark(thread, decision)?;
                         continue;
                     };
@@ -300,6 +349,7 @@ impl Supervisor {
                         Decision::Hold => Decision::Continue,
                         other => other,
                     };
+                    self.let_pass(driver, stop.thread, decision);
                     self.apply(stop, decision)?;
                 }
             }
@@ -334,6 +384,8 @@ impl Supervisor {
     }
 
     fn finish(mut self) -> Run {
+        let one_core = self.shared_core.is_some();
+        self.leave_core();
         let mut finished = std::mem::take(&mut self.state.finished);
         finished.sort_by_key(|(index, _)| *index);
         Run {
@@ -344,6 +396,8 @@ impl Supervisor {
             points: self.state.points,
             phases: std::mem::take(&mut self.state.phases),
             stops: self.state.stops,
+            passed: self.state.passed,
+            one_core,
             sleeps_skipped: self.log.sleeps_skipped,
         }
     }
@@ -415,6 +469,7 @@ fn wait(block: bool) -> Result<Option<(ThreadId, Status)>, TraceError> {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
+        self.leave_core();
         if self.state.threads.is_empty() {
             return;
         }

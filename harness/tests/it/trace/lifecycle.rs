@@ -470,11 +470,11 @@ fn nursery_forks_the_victims_of_one_run_after_another() {
         \x20  c.execute('INSERT INTO t VALUES (1)')\n\
         \x20  c.close()\n\
         \x20  os._exit(5)\n";
-    let mut nursery = Nursery::start(lab.python(forks), 4, CallSet::FAULTS, false).unwrap();
+    let mut nursery = Nursery::start(lab.python(forks), 4, CallSet::FAULTS, false, None).unwrap();
     for round in 1..=3 {
         let mut supervisor = Supervisor::new(options()).unwrap();
         for _ in 0..2 {
-            supervisor.spawn_from(&mut nursery).unwrap();
+            supervisor.spawn_from(&mut nursery, 0).unwrap();
         }
         let run = supervisor.run(&mut LookOn).unwrap();
         let five = Some(Exit::Code(5));
@@ -487,8 +487,8 @@ fn nursery_forks_the_victims_of_one_run_after_another() {
 
 #[test]
 fn nursery_that_ends_is_an_error_and_no_hang() {
-    let mut nursery = Nursery::start(shell("exit 0"), 4, CallSet::FAULTS, false).unwrap();
+    let mut nursery = Nursery::start(shell("exit 0"), 4, CallSet::FAULTS, false, None).unwrap();
     let mut supervisor = Supervisor::new(options()).unwrap();
-    let refused = supervisor.spawn_from(&mut nursery);
+    let refused = supervisor.spawn_from(&mut nursery, 0);
     assert!(matches!(refused, Err(TraceError::Supervise { .. })), "{refused:?}");
 }

@@ -2,6 +2,7 @@
 //! programs.
 
 mod close_race;
+mod cores;
 mod faults;
 mod lifecycle;
 mod locks;

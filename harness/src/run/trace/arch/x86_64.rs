@@ -113,13 +113,14 @@ pub(in super::super) fn stack_pointer(thread: i32) -> Result<u64, Errno> {
 pub(in super::super) fn watch(thread: i32, address: Option<u64>) -> Result<(), Errno> {
     /// DR7: the first register, local; and at its place for it "read or write" and "8 bytes".
     const ENABLE: u64 = 1 | (0b1011 << 16);
-    ptrace::set_debug_register(thread, 7, 0)?;
-    if let Some(address) = address {
-        ptrace::set_debug_register(thread, 6, 0)?;
-        ptrace::set_debug_register(thread, 0, address)?;
-        ptrace::set_debug_register(thread, 7, ENABLE)?;
+    // The address is only ever changed while the register is off; what DR6 tells is not looked at.
+    match address {
+        Some(address) => {
+            ptrace::set_debug_register(thread, 0, address)?;
+            ptrace::set_debug_register(thread, 7, ENABLE)
+        }
+        None => ptrace::set_debug_register(thread, 7, 0),
     }
-    Ok(())
 }
 
 /// Where the stack of a stopped thread begins.

@@ -16,7 +16,7 @@ pub(super) fn id_of(metadata: &Metadata) -> FileId {
 }
 
 /// The magic link to a descriptor.
-pub(super) fn link_of(process: ProcessId, fd: i32) -> PathBuf {
+pub(in super::super) fn link_of(process: ProcessId, fd: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{process}/fd/{fd}"))
 }
 

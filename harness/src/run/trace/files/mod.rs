@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(super) use locate::{display_path, effective_position, file_at, file_bytes};
+pub(super) use locate::{display_path, effective_position, file_at, file_bytes, link_of};
 pub use locks::{HeldLock, LockModel, Owner, Range};
 pub use registry::Database;
 pub(super) use registry::{Files, Sight};

@@ -105,7 +105,7 @@ impl Watcher {
     /// The supervisor's options that the rules need.
     #[must_use]
     pub fn options(databases: Databases) -> Options {
-        Options::new(CallSet::WATCH, databases).track_locks().open_stacks()
+        Options::new(CallSet::WATCH, databases).track_locks().ask_for_locks().open_stacks()
     }
 
     /// What was found, in the order of the first breach.
