@@ -50,7 +50,8 @@ SETTINGS = {
 
 def board(*arguments):
     """Runs the command on the board: exit code, stdout, stderr."""
-    done = subprocess.run([*HARDBOARD, "--db", "board.db", *arguments], capture_output=True, text=True)
+    command = [*HARDBOARD, "--db", "board.db", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -176,7 +176,17 @@ fn carries(pid: i32, claim: &str) -> bool {
 }
 
 fn environment_of(pid: i32) -> io::Result<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/environ"))
+    /// One that is just beginning to run another program has none for that moment.
+    const LOOKS: u32 = 5;
+    let path = format!("/proc/{pid}/environ");
+    for _ in 1..LOOKS {
+        let environment = fs::read(&path)?;
+        if !environment.is_empty() {
+            return Ok(environment);
+        }
+        std::thread::yield_now();
+    }
+    fs::read(path)
 }
 
 #[cfg(test)]
