@@ -25,9 +25,9 @@ static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
 /// Has lock calls and writes of this process's SQLite go through `gate`.
 ///
-/// Those that may pass are `fcntl` with `F_SETLK` or `F_OFD_SETLK`, which waits for nobody, and `pwrite` behind the head
-/// of a WAL. All else that a supervisor traces (syncs, truncations, mappings, opens, closes, sleeps)
-/// changes more than the call itself tells, and stops.
+/// Those that may pass are `fcntl` with `F_SETLK` or `F_OFD_SETLK`, which waits for nobody, and
+/// `pwrite` behind the head of a WAL. All else that a supervisor traces (syncs, truncations,
+/// mappings, opens, closes, sleeps) changes more than the call itself tells, and stops.
 pub(crate) fn arm(gate: &'static Gate, slot: &'static Slot) {
     type Any = unsafe extern "C" fn();
     type Fcntl = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
@@ -51,7 +51,7 @@ fn word(value: c_int) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-/// A system call with [`PASS`] as its sixth argument, which the kernel does not look at where a call
+/// A system call with [`PASS`] as its sixth argument, which the kernel ignores where a call
 /// has no more than four. The register is emptied again at once: a later call of the program, which
 /// leaves it as it is, must not pass by it. So this is not `libc::syscall`.
 ///
@@ -118,7 +118,7 @@ unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> 
     if matches!(command, libc::F_SETLK | libc::F_OFD_SETLK)
         && let Some(gate) = gate()
     {
-        // SAFETY: with these commands the argument is a `struct flock`, as the kernel, too, takes it.
+        // SAFETY: with these commands the argument is a `struct flock`, as for the kernel.
         let asked = unsafe { &*argument.cast::<libc::flock>() };
         let lock = Passed::Lock {
             fd,
