@@ -55,7 +55,7 @@ pub(crate) fn serve(ledger: &'static Ledger, misused: ExitCode) -> ExitCode {
                 let (slot, cycle) = (birth.slot, birth.cycle);
                 // Whoever forks shares its gate with its children, who are other processes.
                 if cycle.lives[slot].role != Role::Visitor {
-                    gate::arm(gates.gate(slot));
+                    gate::arm(gates.gate(slot), ledger.slot(slot));
                 }
                 let code = life::live(ledger, slot, &cycle.database, &cycle.lives[slot]);
                 return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));

@@ -240,7 +240,7 @@ impl Explorer<'_> {
         }
         let order = Order::Decided(judged.played.decisions.clone());
         let again = SchedulePlan { order, ..plan.clone() };
-        // By its decisions in place of its policy, and with a stop at each call: neither may matter.
+        // By its decisions, not its policy, and with a stop at each call: neither may matter.
         let played = arena.play(&again, Ask { each_call: true, story: false })?;
         let waited = judged.played.in_kernel + played.in_kernel > 0;
         let why =

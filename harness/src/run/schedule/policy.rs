@@ -221,7 +221,7 @@ const LOOKED_AHEAD: u32 = 64;
 
 impl Chooser {
     /// For how many steps more of `slot`, which runs, whoever can run stays the same and nobody
-    /// waits, it is certain to be chosen again, and that there is no trap behind them; the latter as
+    /// waits, it is certain to be chosen again, and that no trap is behind them; the latter as
     /// long as no more than the second answer ask for a lock that excludes others. `step` is the
     /// last of its own, `total` of all.
     pub(super) fn ahead(&self, slot: usize, step: u32, total: u32) -> (u32, u32) {

@@ -1,10 +1,10 @@
 //! Learning whether a lock was had without stopping behind the call: the kernel is asked.
 //!
-//! `fcntl(F_GETLK)`, by the supervisor on a descriptor of its own, tells who holds what. It is asked
+//! `fcntl(F_GETLK)`, by the supervisor on its own descriptor, tells who holds what. It is asked
 //! at the next event, before that is dealt with; so this is for a victim of one thread alone, of
 //! which nobody can have looked in between. It saves one of the two stops of a lock.
 //!
-//! A file system may keep its locks elsewhere (NFS, FUSE). So for each file the first lock is looked
+//! A file system may keep its locks elsewhere (NFS, FUSE). So of each file the first lock is looked
 //! at in both ways, and only where they agree is the kernel taken at its word.
 //!
 //! The descriptor is closed only with the supervisor, and takes with it what this very process has

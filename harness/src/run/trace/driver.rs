@@ -31,6 +31,9 @@ pub struct Stop {
     pub point: Option<u64>,
     /// The same, counted in this process alone.
     pub point_in_process: Option<u64>,
+    /// Of a call that was let pass, and is told only now: the step of its script that our worker
+    /// was at then, which the ledger says no more.
+    pub script_step: Option<u32>,
     /// What SQLite is doing.
     pub phase: Phase,
     /// The call.

@@ -162,6 +162,7 @@ impl State {
             event: self.events,
             point,
             point_in_process,
+            script_step: None,
             phase,
             call,
             operation,

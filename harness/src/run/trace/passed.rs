@@ -93,11 +93,12 @@ impl Supervisor {
             // Everything was killed in the midst of its doings, and the driver has nothing to say.
             return Ok(());
         }
-        for passed in taken {
-            let Some(stop) = self.state.examine_passed(thread, &passed) else {
+        for (passed, script_step) in taken {
+            let Some(mut stop) = self.state.examine_passed(thread, &passed) else {
                 let what = "know the file of a call that passed";
                 return Err(TraceError::supervise(what, thread.0, Errno::EBADF));
             };
+            stop.script_step = Some(script_step);
             let decision = driver.at_stop(&stop, &self.scene());
             if decision != Decision::Continue {
                 let what = "hold to what was said of a call that passed";

@@ -21,7 +21,7 @@ pub(crate) use pass::arm;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Calls that can pass between two stops.
-pub const NOTES: usize = 80;
+pub const NOTES: usize = 72;
 
 /// The sixth argument of a call that passes, which no call that can pass has: the seccomp filter of
 /// a nursery's children lets a call with it happen.
@@ -49,7 +49,10 @@ pub struct Gate {
 /// One call that passed: its words as [`Passed`] has them.
 #[derive(Debug)]
 #[repr(C)]
-struct Note([AtomicU64; 5]);
+struct Note([AtomicU64; 6]);
+
+/// Where in a note it stands which step of its script the process was at.
+const SCRIPT_STEP_AT: usize = 5;
 
 /// A call that has passed, or was about to when its process was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +101,9 @@ impl Gate {
         self.allowance.store(u64::from(calls).min(room) | exclusive, Ordering::Release);
     }
 
-    /// Lets nothing pass any more, and gives what has.
-    pub fn take(&self) -> impl Iterator<Item = Passed> + use<'_> {
+    /// Lets nothing pass any more, and gives what has, each with the step of its script that the
+    /// process was at, as [`Slot::script_step`](crate::ledger::Slot::script_step) had it then.
+    pub fn take(&self) -> impl Iterator<Item = (Passed, u32)> + use<'_> {
         self.allowance.store(0, Ordering::Relaxed);
         let used = usize::try_from(self.used.swap(0, Ordering::Acquire)).unwrap_or(0);
         self.notes[..used.min(NOTES)].iter().map(Note::read)
@@ -145,7 +149,7 @@ impl Gate {
     }
 
     /// The victim's side: notes a call if it may pass. The call is to be made in any case.
-    fn pass(&self, call: Passed) -> bool {
+    fn pass(&self, call: Passed, script_step: u32) -> bool {
         let allowance = self.allowance.load(Ordering::Acquire);
         let fd = match call {
             Passed::Write { fd, .. } | Passed::Lock { fd, .. } => fd,
@@ -161,7 +165,7 @@ impl Gate {
         if excludes && exclusive == 0 {
             return false;
         }
-        note.write(call);
+        note.write(call, script_step);
         let spent = if excludes { EXCLUSIVE + 1 } else { 1 };
         self.allowance.store(allowance - spent, Ordering::Relaxed);
         self.used.store(used + 1, Ordering::Release);
@@ -170,7 +174,7 @@ impl Gate {
 }
 
 impl Note {
-    fn write(&self, call: Passed) {
+    fn write(&self, call: Passed, script_step: u32) {
         let words = match call {
             Passed::Write { fd, offset, length, head } => {
                 let (first, second) = head.split_at(8);
@@ -188,9 +192,15 @@ impl Note {
         for (place, word) in self.0.iter().zip(words) {
             place.store(word, Ordering::Relaxed);
         }
+        self.0[SCRIPT_STEP_AT].store(script_step.into(), Ordering::Relaxed);
     }
 
-    fn read(&self) -> Passed {
+    fn read(&self) -> (Passed, u32) {
+        let script_step = self.0[SCRIPT_STEP_AT].load(Ordering::Relaxed);
+        (self.call(), u32::try_from(script_step).unwrap_or(u32::MAX))
+    }
+
+    fn call(&self) -> Passed {
         let [what, a, b, c, d] = [0, 1, 2, 3, 4].map(|at| self.0[at].load(Ordering::Relaxed));
         let low = |word: u64| {
             let [first, second, third, fourth, ..] = word.to_le_bytes();
@@ -235,9 +245,9 @@ mod tests {
         gate.know(5);
         gate.allow(3, 9);
         let calls = [lock(libc::F_WRLCK), write(5), lock(libc::F_UNLCK)];
-        assert!(calls.iter().all(|call| gate.pass(*call)));
-        assert!(!gate.pass(write(5)), "three were allowed");
-        assert_eq!(gate.take().collect::<Vec<_>>(), calls);
+        assert!((7..).zip(&calls).all(|(step, call)| gate.pass(*call, step)));
+        assert!(!gate.pass(write(5), 1), "three were allowed");
+        assert!(gate.take().eq(calls.into_iter().zip(7..)));
         assert_eq!(gate.take().count(), 0);
     }
 
@@ -246,16 +256,16 @@ mod tests {
         let (gates, _file) = Gates::create().unwrap();
         let gate = gates.gate(0);
         gate.know(5);
-        assert!(!gate.pass(write(5)));
+        assert!(!gate.pass(write(5), 1));
         gate.allow(9, 9);
-        assert!(!gate.pass(write(6)));
-        assert!(!gate.pass(write(1_024)) && !gate.pass(write(-1)));
+        assert!(!gate.pass(write(6), 1));
+        assert!(!gate.pass(write(1_024), 1) && !gate.pass(write(-1), 1));
         gate.know(1_023);
-        assert!(gate.pass(write(1_023)));
+        assert!(gate.pass(write(1_023), 1));
         assert_eq!(gate.take().count(), 1);
         gate.allow(9, 9);
         gate.forget(5);
-        assert!(!gate.pass(write(5)));
+        assert!(!gate.pass(write(5), 1));
         assert!(!gate.has_notes());
     }
 
@@ -265,11 +275,11 @@ mod tests {
         let gate = gates.gate(0);
         gate.know(5);
         gate.allow(9, 0);
-        assert!(gate.pass(lock(libc::F_RDLCK)));
-        assert!(!gate.pass(lock(libc::F_WRLCK)));
+        assert!(gate.pass(lock(libc::F_RDLCK), 1));
+        assert!(!gate.pass(lock(libc::F_WRLCK), 1));
         gate.allow(9, 1);
-        assert!(gate.pass(lock(libc::F_WRLCK)));
-        assert!(!gate.pass(lock(libc::F_WRLCK)), "one was allowed");
+        assert!(gate.pass(lock(libc::F_WRLCK), 1));
+        assert!(!gate.pass(lock(libc::F_WRLCK), 1), "one was allowed");
     }
 
     #[test]
@@ -278,9 +288,9 @@ mod tests {
         let gate = gates.gate(0);
         gate.know(5);
         gate.allow(u32::MAX, 0);
-        assert_eq!((0..1_000).filter(|_| gate.pass(write(5))).count(), NOTES);
+        assert_eq!((0..1_000).filter(|_| gate.pass(write(5), 1)).count(), NOTES);
         gate.allow(1, 0);
-        assert!(!gate.pass(write(5)));
+        assert!(!gate.pass(write(5), 1));
         assert_eq!(gate.take().count(), NOTES);
     }
 }

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "SQLite calls these as C functions, with bare pointers")]
 
 use super::{Gate, HEAD_BYTES, PASS, Passed};
+use crate::ledger::Slot;
 use crate::shim;
 use nix::errno::Errno;
 use std::ffi::{c_int, c_void};
@@ -19,16 +20,19 @@ const _: () = assert!(FCNTL as i64 == libc::SYS_fcntl && PWRITE as i64 == libc::
 
 /// The gate of this process; set once, after the fork.
 static GATE: AtomicPtr<Gate> = AtomicPtr::new(ptr::null_mut());
+/// Where this process says how far it is in its script; likewise.
+static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
 
 /// Has lock calls and writes of this process's SQLite go through `gate`.
 ///
-/// Those that may pass are `fcntl` with `F_SETLK` or `F_OFD_SETLK`, which waits for nobody, and `pwrite` behind the head
-/// of a WAL. All else that a supervisor traces (syncs, truncations, mappings, opens, closes, sleeps)
-/// changes more than the call itself tells, and stops.
-pub(crate) fn arm(gate: &'static Gate) {
+/// Those that may pass are `fcntl` with `F_SETLK` or `F_OFD_SETLK`, which waits for nobody, and
+/// `pwrite` behind the head of a WAL. All else that a supervisor traces (syncs, truncations,
+/// mappings, opens, closes, sleeps) changes more than the call itself tells, and stops.
+pub(crate) fn arm(gate: &'static Gate, slot: &'static Slot) {
     type Any = unsafe extern "C" fn();
     type Fcntl = unsafe extern "C" fn(c_int, c_int, *mut c_void) -> c_int;
     type Pwrite = unsafe extern "C" fn(c_int, *const c_void, usize, i64) -> isize;
+    SLOT.store(ptr::from_ref(slot).cast_mut(), Ordering::Release);
     GATE.store(ptr::from_ref(gate).cast_mut(), Ordering::Release);
     // SAFETY: SQLite calls what it is given by the types of `fcntl` and `pwrite`. The former is
     // variadic there; on the processors that are supported its third argument is where a fixed
@@ -47,7 +51,7 @@ fn word(value: c_int) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
-/// A system call with [`PASS`] as its sixth argument, which the kernel does not look at where a call
+/// A system call with [`PASS`] as its sixth argument, which the kernel ignores where a call
 /// has no more than four. The register is emptied again at once: a later call of the program, which
 /// leaves it as it is, must not pass by it. So this is not `libc::syscall`.
 ///
@@ -103,11 +107,18 @@ fn gate() -> Option<&'static Gate> {
     unsafe { GATE.load(Ordering::Acquire).as_ref() }
 }
 
+/// Whether a call may pass; it is noted then.
+fn passes(gate: &Gate, call: Passed) -> bool {
+    // SAFETY: null or the address of a slot that lives for ever, by `arm`.
+    let slot = unsafe { SLOT.load(Ordering::Acquire).as_ref() };
+    gate.pass(call, slot.map_or(0, Slot::script_step))
+}
+
 unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> c_int {
     if matches!(command, libc::F_SETLK | libc::F_OFD_SETLK)
         && let Some(gate) = gate()
     {
-        // SAFETY: with these commands the argument is a `struct flock`, as the kernel, too, takes it.
+        // SAFETY: with these commands the argument is a `struct flock`, as for the kernel.
         let asked = unsafe { &*argument.cast::<libc::flock>() };
         let lock = Passed::Lock {
             fd,
@@ -117,7 +128,7 @@ unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: *mut c_void) -> 
             start: asked.l_start,
             length: asked.l_len,
         };
-        if gate.pass(lock) {
+        if passes(gate, lock) {
             let (fd, command) = (word(fd), word(command));
             // SAFETY: the very call that was asked for.
             let result = unsafe { call(FCNTL, [fd, command, argument.addr(), 0]) };
@@ -139,7 +150,7 @@ unsafe extern "C" fn pwrite(fd: c_int, from: *const c_void, bytes: usize, at: i6
             ptr::copy_nonoverlapping(from.cast::<u8>(), head.as_mut_ptr(), count);
         }
         let (offset, length) = (at.unsigned_abs(), bytes as u64);
-        if gate.pass(Passed::Write { fd, offset, length, head }) {
+        if passes(gate, Passed::Write { fd, offset, length, head }) {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
             // SAFETY: the very call that was asked for.
             return unsafe { call(PWRITE, [word(fd), from.addr(), bytes, at]) };
