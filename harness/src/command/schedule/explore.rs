@@ -10,7 +10,7 @@ use crate::report::bound;
 use crate::report::cost::round;
 use crate::report::ratio;
 use crate::report::schedule::{ScheduleReport, ScheduleSetting};
-use crate::run::schedule::{Arena, Ask, Meeting, Played};
+use crate::run::schedule::{Arena, Ask, Meeting, Played, Seen};
 use crate::run::trace::{Preemption, preemption};
 use crate::run::{Engines, RunError, machine};
 use crate::scenario::schedule::{Policy, Schedules};
@@ -254,7 +254,15 @@ impl Explorer<'_> {
 
 /// Where two runs of one plan part; none if they are the same.
 pub(super) fn difference(first: &Played, second: &Played) -> Option<String> {
-    steps_differ(&first.steps, &second.steps).or_else(|| {
+    let parted = steps_differ(&first.steps, &second.steps).map(|what| {
+        let differs = first.steps.iter().zip(&second.steps).position(|(one, other)| one != other);
+        let at = differs.unwrap_or(first.steps.len().min(second.steps.len()));
+        let tell = |seen: &[Seen]| {
+            seen.get(at).map_or_else(|| "nothing any more".to_owned(), Seen::to_string)
+        };
+        format!("{what}: {}, and the second time {}", tell(&first.seen), tell(&second.seen))
+    });
+    parted.or_else(|| {
         (first.left != second.left)
             .then(|| "every step is the same, and the files that are left are not".to_owned())
     })

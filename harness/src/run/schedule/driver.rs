@@ -14,7 +14,7 @@ use super::stuck::{self, Stuck, Waiting};
 use crate::plan::schedule::{Breaks, Preemption, SchedulePlan, StepFault};
 use crate::run::trace::{
     CallKind, Choice, Decision, Driver, Event, Fault, KillWhen, Offset, Operation, Phase,
-    ProcessId, Role, Scene, Standing, Stop, ThreadId, Trap, Whom,
+    ProcessId, Role, Scene, Standing, Stop, Sys, ThreadId, Trap, Whom,
 };
 use std::time::Duration;
 
@@ -68,6 +68,37 @@ pub(super) struct Told {
     pub(super) wal_index: Option<(u32, u32)>,
 }
 
+/// A step as far as it is told when two runs part at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Who, by slot.
+    pub slot: usize,
+    /// What it came to.
+    pub what: What,
+}
+
+/// What a thread came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A call, with its offset or first byte.
+    Call(Sys, Phase, u64),
+    /// A trap.
+    Trap,
+    /// Its end.
+    End,
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "process {} ", self.slot)?;
+        match self.what {
+            What::Call(sys, phase, at) => write!(out, "at {} ({phase}, {at})", sys.name()),
+            What::Trap => out.write_str("in a trap"),
+            What::End => out.write_str("at its end"),
+        }
+    }
+}
+
 /// Chooses at every step.
 pub(super) struct Scheduler<'a> {
     plan: &'a SchedulePlan,
@@ -86,6 +117,8 @@ pub(super) struct Scheduler<'a> {
     pub(super) meetings: Meetings,
     /// A digest of each step.
     pub(super) steps: Vec<u32>,
+    /// The same steps, to be told.
+    pub(super) seen: Vec<Seen>,
     pub(super) decisions: Vec<Preemption>,
     /// Switches from a thread that could have gone on.
     pub(super) preemptions: u32,
@@ -115,6 +148,7 @@ impl<'a> Scheduler<'a> {
             locks: WalLocks::default(),
             meetings: Meetings::default(),
             steps: Vec::with_capacity(4_096),
+            seen: Vec::with_capacity(4_096),
             decisions: Vec::new(),
             preemptions: 0,
             traps_set: 0,
@@ -188,8 +222,9 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Counts a step of `slot`, and keeps its digest.
-    fn step(&mut self, slot: usize, digest: u32) {
+    fn step(&mut self, slot: usize, digest: u32, what: What) {
         self.total += 1;
+        self.seen.push(Seen { slot, what });
         self.threads[slot].steps += 1;
         let folded = (u32::try_from(slot).unwrap_or(u32::MAX)).wrapping_mul(0x9e37_79b1);
         self.steps.push((digest ^ folded).rotate_left(7).wrapping_mul(0x85eb_ca6b));
@@ -325,6 +360,18 @@ fn is_possible(breaks: Breaks, stop: &Stop) -> bool {
     }
 }
 
+/// Where in its file a call works.
+fn place(stop: &Stop) -> u64 {
+    match stop.operation {
+        Operation::Write { offset: Offset::At(at), .. }
+        | Operation::Read { offset: Offset::At(at), .. }
+        | Operation::Map { offset: at, .. }
+        | Operation::Truncate { length: at, .. } => at,
+        Operation::Lock { ref lock, .. } => lock.start.cast_unsigned(),
+        _ => 0,
+    }
+}
+
 /// What repeats of a stop: the call and what it asks for, but no address and no process number.
 fn digest(stop: &Stop) -> u32 {
     let (a, b) = match stop.operation {
@@ -354,7 +401,7 @@ impl Driver for Scheduler<'_> {
             Some(slot) => slot,
             None => self.add(stop.thread, stop.process, Place::Running),
         };
-        self.step(slot, digest(stop));
+        self.step(slot, digest(stop), What::Call(stop.call.sys, stop.phase, place(stop)));
         self.tell(slot, Some(stop), None, *scene);
         self.meetings.note(&self.locks, slot, stop.phase);
         self.note_progress(stop);
@@ -411,15 +458,17 @@ impl Driver for Scheduler<'_> {
         let Some(slot) = self.slot_of(thread) else { return Decision::Continue };
         let Some((trap, _)) = self.threads[slot].trapped else { return Decision::Continue };
         self.traps_met += 1;
-        self.step(slot, 0x7472_6170);
-        self.tell(slot, None, Some(trap), *scene);
         self.threads[slot].place = Place::Parked;
         let to = self.choose_after(slot, At::Trap, Some(trap)).unwrap_or(slot);
         self.threads[slot].trapped = None;
         if to == slot {
+            // Nobody is left to give way to, as whoever there was has ended since the trap was set.
+            // It is no step then: nothing was decided that a run by the decisions would know of.
             self.threads[slot].place = Place::Running;
             return Decision::Continue;
         }
+        self.step(slot, 0x7472_6170, What::Trap);
+        self.tell(slot, None, Some(trap), *scene);
         self.threads[slot].pending = Decision::Continue;
         self.current = None;
         self.next = Some(to);
@@ -434,7 +483,7 @@ impl Driver for Scheduler<'_> {
             if self.threads[slot].process != *process || self.threads[slot].place == Place::Ended {
                 continue;
             }
-            self.step(slot, 0x656e_6464);
+            self.step(slot, 0x656e_6464, What::End);
             self.threads[slot].place = Place::Ended;
             self.locks.drop_all(slot);
             if self.current == Some(slot) || self.next == Some(slot) {

@@ -18,6 +18,7 @@ mod prepare;
 mod story;
 mod stuck;
 
+pub use driver::{Seen, What};
 pub use locks::Meeting;
 pub use prepare::{Prepared, prepare};
 pub use story::{Chapter, Story};
@@ -72,6 +73,8 @@ pub enum Cast {
 pub struct Played {
     /// A digest of each step.
     pub steps: Vec<u32>,
+    /// The same steps, to be told.
+    pub seen: Vec<Seen>,
     /// Where it left the rule.
     pub decisions: Vec<Preemption>,
     /// Switches away from a process that could have gone on.
@@ -402,6 +405,7 @@ impl Played {
         let exits = slots.map(|process| process.exit).collect();
         let mut played = Self {
             steps: Vec::new(),
+            seen: Vec::new(),
             decisions: Vec::new(),
             preemptions: 0,
             traps: [0; 2],
@@ -423,6 +427,7 @@ impl Played {
             played.traps = [scheduler.traps_set, scheduler.traps_met];
             played.story = scheduler.story.map(Story::of);
             played.steps = scheduler.steps;
+            played.seen = scheduler.seen;
             played.decisions = scheduler.decisions;
             played.preemptions = scheduler.preemptions;
             played.stuck = scheduler.stuck;
