@@ -73,7 +73,10 @@ pub struct ExactProcess {
 pub struct Preemption {
     /// The process that has run until then, by slot.
     pub slot: usize,
-    /// Its own step, from 1; 0 is before its first.
+    /// Which step of its script it is at, from 1; 0 while it opens, and for programs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub op: u32,
+    /// Its own step since that began, from 1; 0 is before its first of all.
     pub step: u32,
     /// Who goes on.
     pub to: usize,
@@ -253,6 +256,11 @@ pub struct Faults {
     pub pauses_per_100: u32,
     /// Faults fall at calls of these phases alone; none: at any.
     pub at: Vec<PhasePattern>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 const fn one() -> u32 {

@@ -342,7 +342,8 @@ impl Writer<'_> {
     /// Every step is tried, whatever came of those before: what a broken store says then matters.
     fn perform_script(&mut self) -> End {
         let (mut task, mut token) = (0, 0);
-        for step in &self.life.script {
+        for (number, step) in (1..).zip(&self.life.script) {
+            self.slot.set_script_step(number);
             let OpKey { session, op } = self.next_key();
             let lease_ms = self.shape().lease_ms;
             match step {
@@ -378,6 +379,8 @@ impl Writer<'_> {
                 Step::CheckpointTruncate => self.checkpoint_once(Mode::Truncate),
             }
         }
+        let steps = u32::try_from(self.life.script.len()).unwrap_or(u32::MAX);
+        self.slot.set_script_step(steps.saturating_add(1));
         End::Drained
     }
 

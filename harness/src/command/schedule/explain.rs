@@ -61,27 +61,40 @@ pub(super) fn table(plan: &SchedulePlan, judged: &Judged) -> String {
     text
 }
 
-/// A process that was stopped right behind its copy of the wal-index header.
+/// A checkpointer that was stopped with a copy of the wal-index header that grows old.
 struct Copied {
     slot: usize,
     /// The frames that it took the WAL to have.
     frames: u32,
-    /// Whether the WAL was begun anew since.
+    /// Whether another process has begun the WAL anew since.
     reset: bool,
 }
 
 /// What is to be said of each step beyond itself.
 fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
     let mut copied: Option<Copied> = None;
+    // Who holds the checkpointer's lock, and so has copied the header or is about to.
+    let mut checkpointer = None;
+    let mut beyond = false;
     let mut marks = Vec::with_capacity(chapters.len());
     for chapter in chapters {
         let mut parts = Vec::new();
         let at_trap = chapter.phase == "trap";
+        match chapter.phase.as_str() {
+            "wal-index-lock.checkpoint.exclusive" => checkpointer = Some(chapter.slot),
+            "wal-index-lock.checkpoint.unlock" => checkpointer = None,
+            _ => {}
+        }
         if let Some(decision) = decided(chapter, decisions) {
             let of_header = at_trap && chapter.what.contains("copy of the header");
-            let what = if of_header { "HEADER COPIED, and " } else { "" };
+            let checkpoints = checkpointer == Some(chapter.slot);
+            let what = match (checkpoints, of_header) {
+                (true, true) => "HEADER COPIED by the checkpointer, and ",
+                (true, false) if at_trap => "HEADER COPIED before, by the checkpointer, and ",
+                _ => "",
+            };
             parts.push(format!("<== {what}PREEMPTED: process {} goes on", decision.to));
-            if let (true, Some((frames, _))) = (of_header, chapter.wal_index) {
+            if let (true, true, Some((frames, _))) = (checkpoints, at_trap, chapter.wal_index) {
                 copied = Some(Copied { slot: chapter.slot, frames, reset: false });
             }
         }
@@ -101,8 +114,11 @@ fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
                 old.frames
             ));
         }
-        if let Some((frames, backfilled)) = chapter.wal_index.filter(|(f, b)| b > f) {
-            parts.push(format!("({backfilled} frames count as copied, of {frames})"));
+        if let Some((frames, backfilled)) = chapter.wal_index {
+            if backfilled > frames && !beyond {
+                parts.push(format!("<== {backfilled} frames count as copied, of {frames}"));
+            }
+            beyond = backfilled > frames;
         }
         marks.push(parts.join(" "));
     }
@@ -112,9 +128,9 @@ fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
 /// The decision that was taken at a step.
 fn decided<'a>(chapter: &Chapter, decisions: &'a [Preemption]) -> Option<&'a Preemption> {
     let at_trap = chapter.phase == "trap";
-    let step = if at_trap { chapter.step.saturating_sub(1) } else { chapter.step };
     decisions.iter().find(|decision| {
-        (decision.slot, decision.step) == (chapter.slot, step) && decision.trap.is_some() == at_trap
+        (decision.slot, (decision.op, decision.step)) == (chapter.slot, chapter.step)
+            && decision.trap.is_some() == at_trap
     })
 }
 

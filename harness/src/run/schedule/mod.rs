@@ -47,6 +47,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How long one schedule may take by the wall clock.
@@ -130,7 +131,7 @@ pub struct Arena<'a> {
     cast: &'a Cast,
     dir: PathBuf,
     files: PathBuf,
-    ledger: Ledger,
+    ledger: Rc<Ledger>,
     memory: OwnedFd,
     stderr: File,
     cpu: Option<usize>,
@@ -179,7 +180,7 @@ impl<'a> Arena<'a> {
             cast,
             dir,
             files,
-            ledger,
+            ledger: Rc::new(ledger),
             memory,
             stderr,
             cpu,
@@ -198,7 +199,8 @@ impl<'a> Arena<'a> {
             let played = Played::of(run, None);
             return self.look(plan, &cycle, played, acks);
         }
-        let mut scheduler = Scheduler::new(plan, ask.story);
+        let ledger = Rc::clone(&self.ledger);
+        let mut scheduler = Scheduler::new(plan, &ledger, ask.story);
         let (run, acks) = self.supervise(plan, &cycle, &mut scheduler, true)?;
         let played = Played::of(run, Some(scheduler));
         self.look(plan, &cycle, played, acks)

@@ -42,13 +42,16 @@ impl At {
     }
 }
 
+/// A step of one process: which step of its script it is at, and its how-manieth since that began.
+pub(super) type StepKey = (u32, u32);
+
 /// What a choice is made of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Situation<'a> {
     /// Who has run until now.
     pub(super) slot: usize,
     /// Its own step.
-    pub(super) step: u32,
+    pub(super) step: StepKey,
     /// Steps of all.
     pub(super) total: u32,
     pub(super) at: At,
@@ -72,10 +75,26 @@ pub(super) fn rule(now: &Situation<'_>) -> usize {
 /// Draws or looks up the next choice.
 #[derive(Debug)]
 pub(super) enum Chooser {
-    Pct { stream: Stream, priorities: Vec<i64>, changes: BTreeSet<u32>, traps: Traps },
-    Walk { stream: Stream, every: u32, traps: Traps },
-    Robin { steps: u32, left: u32, traps: Traps },
-    Decided { at: HashMap<(usize, u32), usize>, traps: HashMap<(usize, u32), (Trap, usize)> },
+    Pct {
+        stream: Stream,
+        priorities: Vec<i64>,
+        changes: BTreeSet<u32>,
+        traps: Traps,
+    },
+    Walk {
+        stream: Stream,
+        every: u32,
+        traps: Traps,
+    },
+    Robin {
+        steps: u32,
+        left: u32,
+        traps: Traps,
+    },
+    Decided {
+        at: HashMap<(usize, StepKey), usize>,
+        traps: HashMap<(usize, StepKey), (Trap, usize)>,
+    },
 }
 
 /// Draws the places between calls at which a process is stopped.
@@ -120,10 +139,11 @@ impl Chooser {
             Order::Drawn { policy, preempt } => Self::drawn(plan, *policy, *preempt, stream),
             Order::Decided(decisions) => {
                 let (mut at, mut traps) = (HashMap::new(), HashMap::new());
-                for Preemption { slot, step, trap, to } in decisions {
+                for Preemption { slot, op, step, trap, to } in decisions {
+                    let key = (*slot, (*op, *step));
                     match trap {
-                        Some(trap) => drop(traps.insert((*slot, *step), (*trap, *to))),
-                        None => drop(at.insert((*slot, *step), *to)),
+                        Some(trap) => drop(traps.insert(key, (*trap, *to))),
+                        None => drop(at.insert(key, *to)),
                     }
                 }
                 Self::Decided { at, traps }
@@ -190,7 +210,7 @@ impl Chooser {
 
     /// Where `slot` is to be stopped behind its `step`-th step; `locks` says that this step asks
     /// for a lock that excludes others.
-    pub(super) fn trap(&mut self, slot: usize, step: u32, locks: bool) -> Option<Trap> {
+    pub(super) fn trap(&mut self, slot: usize, step: StepKey, locks: bool) -> Option<Trap> {
         match self {
             Self::Pct { traps, .. } | Self::Walk { traps, .. } | Self::Robin { traps, .. } => {
                 traps.draw(locks)
@@ -233,7 +253,7 @@ mod tests {
     }
 
     fn at(slot: usize, step: u32, at: At) -> Situation<'static> {
-        Situation { slot, step, total: step, at, runnable: &[0, 1, 2] }
+        Situation { slot, step: (0, step), total: step, at, runnable: &[0, 1, 2] }
     }
 
     #[track_caller]
@@ -251,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_decision_holds_at_its_own_step_and_nowhere_else() {
-        let decision = Preemption { slot: 1, step: 5, trap: None, to: 0 };
+        let decision = Preemption { slot: 1, op: 0, step: 5, trap: None, to: 0 };
         let mut chooser = Chooser::new(&plan(Order::Decided(vec![decision])));
         assert_eq!(chooser.next(&at(1, 4, At::Call)), 1);
         assert_eq!(chooser.next(&at(1, 5, At::Call)), 0);
@@ -261,10 +281,10 @@ mod tests {
     #[test]
     fn a_decision_behind_a_trap_is_none_before_the_call() {
         let trap = Trap::Touch { offset: 88, skip: 0 };
-        let decision = Preemption { slot: 1, step: 5, trap: Some(trap), to: 0 };
+        let decision = Preemption { slot: 1, op: 0, step: 5, trap: Some(trap), to: 0 };
         let mut chooser = Chooser::new(&plan(Order::Decided(vec![decision])));
         assert_eq!(chooser.next(&at(1, 5, At::Call)), 1);
-        assert_eq!(chooser.trap(1, 5, false), Some(trap));
+        assert_eq!(chooser.trap(1, (0, 5), false), Some(trap));
         assert_eq!(chooser.next(&at(1, 5, At::Trap)), 0);
     }
 
@@ -296,7 +316,7 @@ mod tests {
                 (1..200)
                     .map(|step| {
                         slot = chooser.next(&at(slot, step, At::Call));
-                        (slot, chooser.trap(slot, step, step % 5 == 0))
+                        (slot, chooser.trap(slot, (0, step), step % 5 == 0))
                     })
                     .collect::<Vec<_>>()
             };

@@ -325,6 +325,7 @@ pub struct Slot {
     drain: AtomicU32,
     ready: AtomicU32,
     used: AtomicU32,
+    script_step: AtomicU32,
     /// What the shim counted.
     pub counters: Counters,
     message: [AtomicU8; 240],
@@ -400,6 +401,17 @@ impl Slot {
         self.used.store(used, Ordering::Release);
     }
 
+    /// Steps of its script that it has begun, and one more once it closes; 0 while it opens.
+    #[must_use]
+    pub fn script_step(&self) -> u32 {
+        self.script_step.load(Ordering::Acquire)
+    }
+
+    /// Says that it begins this step of its script, from 1.
+    pub fn set_script_step(&self, step: u32) {
+        self.script_step.store(step, Ordering::Release);
+    }
+
     /// Records what the process read back from its connection.
     pub fn set_effective(&self, effective: &Effective) {
         let c = &self.counters;
@@ -464,6 +476,7 @@ impl Slot {
         self.drain.store(0, Ordering::Relaxed);
         self.ready.store(0, Ordering::Relaxed);
         self.used.store(0, Ordering::Relaxed);
+        self.script_step.store(0, Ordering::Relaxed);
         let c = &self.counters;
         let sums = [
             &c.database_syncs,
