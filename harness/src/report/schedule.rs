@@ -83,6 +83,15 @@ pub struct ScheduleSetting {
     pub pairs: u64,
     /// New pairs in each thousand schedules, in order.
     pub new_pairs_per_thousand: Vec<u64>,
+    /// Schedules beside others that had shown something new.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beside: u64,
+    /// New pairs that were met in those.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub new_pairs_beside: u64,
+    /// Faults that landed, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub landed_by_kind: BTreeMap<String, u64>,
     /// Wall time of the schedules, judging included, ms.
     pub elapsed_ms: u64,
     /// Of all lanes, ms: putting files and running, looking and judging.
@@ -93,6 +102,11 @@ pub struct ScheduleSetting {
     pub stops_per_s_and_core: f64,
     /// Schedules a second and lane, judging included.
     pub schedules_per_s_and_core: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The middle of some numbers; of an even count the mean of the two in the middle.
@@ -203,6 +217,18 @@ impl ScheduleReport {
                 s.schedules_per_s_and_core,
                 s.running_ms,
                 s.judging_ms,
+            ));
+        }
+        for s in self.settings.iter().filter(|s| s.beside > 0) {
+            let fresh = s.schedules - s.beside;
+            let all: u64 = s.new_pairs_per_thousand.iter().sum();
+            parts.push(format!(
+                "\nSteered by pairs, {}: {} schedules beside others that had shown something new \
+                 met {} new pairs, {fresh} others {}.",
+                s.name,
+                s.beside,
+                s.new_pairs_beside,
+                all - s.new_pairs_beside.min(all)
             ));
         }
         if !self.findings.is_empty() {

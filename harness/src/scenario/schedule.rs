@@ -154,6 +154,9 @@ pub struct Schedule {
     /// Go on after a finding, instead of stopping there.
     #[serde(default)]
     pub to_the_end: bool,
+    /// Explore beside the schedules that showed something new, as every run with `--budget` does.
+    #[serde(default)]
+    pub steered: bool,
 }
 
 /// Who runs next.
@@ -220,6 +223,10 @@ pub struct Work {
     /// How long a connection waits for a lock before it reports busy, ms; virtual time.
     #[serde(default = "ten_seconds")]
     pub busy_timeout_ms: u32,
+    /// What each process does elsewhere before each step, least and most, µs: a sleep, which takes
+    /// no time under a policy that chooses.
+    #[serde(default)]
+    pub pause_us: [u32; 2],
 }
 
 /// Any program as the victim. It runs in a new directory for each schedule.
@@ -384,6 +391,9 @@ fn check_work(asked: &Schedules, work: &Work) -> Result<(), Complaint> {
     }
     if work.events[0] == 0 || work.events[0] > work.events[1] {
         return complain(&["work", "events"], "write least and most, from 1");
+    }
+    if work.pause_us[0] > work.pause_us[1] {
+        return complain(&["work", "pause-us"], "the range runs backwards");
     }
     if work.payload_bytes[0] > work.payload_bytes[1] {
         return complain(&["work", "payload-bytes"], "the range runs backwards");

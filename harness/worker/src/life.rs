@@ -344,6 +344,9 @@ impl Writer<'_> {
         let (mut task, mut token) = (0, 0);
         for (number, step) in (1..).zip(&self.life.script) {
             self.slot.set_script_step(number);
+            if self.shape().pause_us[1] > 0 {
+                self.pause();
+            }
             let OpKey { session, op } = self.next_key();
             let lease_ms = self.shape().lease_ms;
             match step {

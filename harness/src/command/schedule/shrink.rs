@@ -20,7 +20,9 @@ use crate::plan::schedule::{Order, Preemption, SchedulePlan};
 use crate::run::machine;
 use crate::run::schedule::Ask;
 use crate::scenario::schedule::{Policy, Schedules};
+use crate::verdict::FindingKind;
 use killpoint_worker::wire::Step;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,9 @@ pub(crate) fn shrink(arguments: &cli::Shrink) -> Result<Exit, CommandError> {
     if !arguments.any_build {
         stage.is_build_of(&bundle, &arguments.bundle)?;
     }
+    // One loss may show as rows gone or as an index that no longer fits: any of them will do.
+    let kinds: BTreeSet<FindingKind> =
+        bundle.manifest.findings.iter().map(|finding| finding.kind).collect();
     let Some(kind) = bundle.manifest.findings.first().map(|finding| finding.kind) else {
         return Err(CommandError::Usage("the bundle has no finding to shrink for".to_owned()));
     };
@@ -60,7 +65,7 @@ pub(crate) fn shrink(arguments: &cli::Shrink) -> Result<Exit, CommandError> {
     say(&format!("from {}", size(&bundle.plan)));
     let lanes = machine::cores();
     let (small, tries) = std::thread::scope(|scope| -> Result<_, CommandError> {
-        let lanes = Lanes::start(scope, &stage, kind, dir.path(), lanes);
+        let lanes = Lanes::start(scope, &stage, &kinds, dir.path(), lanes);
         let mut shrinker = Shrinker {
             lanes: &lanes,
             asked: &stage.asked,
@@ -92,7 +97,9 @@ pub(crate) fn shrink(arguments: &cli::Shrink) -> Result<Exit, CommandError> {
     stage.bundle(0, &small, &judged, dir.path()).save(&out)?;
     say(&format!("bundle: {}", out.display()));
     if let Some(file) = &arguments.scenario {
-        let text = explain::scenario(&stage.asked, &small, kind)
+        let shown = judged.findings.iter().map(|finding| finding.kind);
+        let shown = shown.filter(|kind| kinds.contains(kind)).min().unwrap_or(kind);
+        let text = explain::scenario(&stage.asked, &small, shown)
             .map_err(|error| CommandError::Usage(error.to_string()))?;
         std::fs::write(file, text)
             .map_err(|source| CommandError::Output { path: file.clone(), source })?;
@@ -224,7 +231,7 @@ impl Shrinker<'_> {
         }
         let policy = Policy::Pct { changes: stream.within([0, 3]) };
         let order = Order::Drawn { policy, preempt: self.asked.schedule.preempt };
-        SchedulePlan { order, seed: stream.bits() >> 1, ..plan }
+        measured(SchedulePlan { order, seed: stream.bits() >> 1, ..plan })
     }
 
     /// Leaves out all that can be without other decisions: processes, operations, decisions.
@@ -326,7 +333,7 @@ impl Shrinker<'_> {
             let some = (0..self.lanes.count() * 4).map(|_| {
                 let policy = Policy::Pct { changes: stream.within([0, most]) };
                 let order = Order::Drawn { policy, preempt: self.asked.schedule.preempt };
-                SchedulePlan { order, seed: stream.bits() >> 1, ..less.clone() }
+                measured(SchedulePlan { order, seed: stream.bits() >> 1, ..less.clone() })
             });
             let some: Vec<_> = some.collect();
             drawn += some.len();
@@ -411,6 +418,11 @@ impl Shrinker<'_> {
         }
         Ok(())
     }
+}
+
+/// With the length of what its processes do now.
+fn measured(plan: SchedulePlan) -> SchedulePlan {
+    SchedulePlan { length: plan.expected_length(), ..plan }
 }
 
 /// What counts most: processes, decisions, and only then what the processes do.

@@ -9,8 +9,6 @@ use crate::run::trace::{Preemption as Machine, Trap, preemption};
 use crate::scenario::schedule::{Policy, Preempt};
 use std::collections::{BTreeSet, HashMap};
 
-/// Steps of a process in which its priority changes are drawn, for each of its operations.
-const STEPS_PER_OPERATION: u32 = 26;
 /// The last 8 bytes of each part of the wal-index header, where whoever reads or writes the whole
 /// part comes last: the two copies of the header, `nBackfill` with the first read mark, and the
 /// next two marks (SQLite, WAL-mode File Format, section 2.1).
@@ -155,11 +153,9 @@ impl Chooser {
         let traps = Traps::new(plan, preempt);
         match policy {
             Policy::Pct { changes } => {
-                let operations: usize = plan.lives.iter().map(|life| life.script.len()).sum();
-                let operations = u32::try_from(operations.max(60)).unwrap_or(u32::MAX);
-                let last = operations.saturating_mul(STEPS_PER_OPERATION);
                 let priorities = (0..plan.slots()).map(|_| priority(&mut stream)).collect();
-                let changes = (0..changes).map(|_| stream.within([1, last])).collect();
+                let changes =
+                    (0..changes).map(|_| stream.within([1, plan.length.max(1)])).collect();
                 Self::Pct { stream, priorities, changes, traps }
             }
             // Delays are drawn elsewhere: nobody is chosen there.
@@ -249,6 +245,8 @@ mod tests {
             faults: Vec::new(),
             faults_at: Vec::new(),
             stops_max: 1_000,
+            length: 500,
+            beside: None,
         }
     }
 
