@@ -129,6 +129,20 @@ impl ScheduleSetting {
         super::ratio(self.failing, self.schedules.max(1)) * 1_000.0
     }
 
+    /// What steering by pairs brought, if there was any.
+    fn steering(&self) -> Option<String> {
+        let fresh = self.schedules.checked_sub(self.beside).filter(|_| self.beside > 0)?;
+        let all: u64 = self.new_pairs_per_thousand.iter().sum();
+        Some(format!(
+            "\nSteered by pairs, {}: {} schedules beside others that had shown something new met {} \
+             new pairs, {fresh} others {}.",
+            self.name,
+            self.beside,
+            self.new_pairs_beside,
+            all.saturating_sub(self.new_pairs_beside)
+        ))
+    }
+
     /// One line.
     #[must_use]
     pub fn line(&self) -> String {
@@ -219,18 +233,7 @@ impl ScheduleReport {
                 s.judging_ms,
             ));
         }
-        for s in self.settings.iter().filter(|s| s.beside > 0) {
-            let fresh = s.schedules - s.beside;
-            let all: u64 = s.new_pairs_per_thousand.iter().sum();
-            parts.push(format!(
-                "\nSteered by pairs, {}: {} schedules beside others that had shown something new \
-                 met {} new pairs, {fresh} others {}.",
-                s.name,
-                s.beside,
-                s.new_pairs_beside,
-                all - s.new_pairs_beside.min(all)
-            ));
-        }
+        parts.extend(self.settings.iter().filter_map(ScheduleSetting::steering));
         if !self.findings.is_empty() {
             let kinds: Vec<String> =
                 self.findings_by_kind.iter().map(|(kind, n)| format!("{kind} {n}")).collect();

@@ -184,3 +184,34 @@ pub(super) fn scenario(
     let text = toml::to_string(&exact)?;
     Ok(format!("# Made by `killpoint shrink`: killpoint run this file.\n\n{text}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::trace::Trap;
+
+    fn chapter(slot: usize, step: u32, phase: &str, what: &str, seen: (u32, u32)) -> Chapter {
+        let (what, phase) = (what.to_owned(), phase.to_owned());
+        Chapter { number: 0, slot, step: (1, step), phase, what, wal_index: Some(seen) }
+    }
+
+    #[test]
+    fn header_copy_reset_and_stale_backfill_are_marked_in_that_order() {
+        let trap = Some(Trap::Touch { offset: 88, skip: 0 });
+        let decisions = [Preemption { slot: 0, op: 1, step: 3, to: 1, trap }];
+        let touched = "has touched bytes 88 to 95 of -shm: the second copy of the header";
+        let chapters = [
+            chapter(0, 3, "wal-index-lock.checkpoint.exclusive", "asks", (6, 6)),
+            chapter(0, 3, "trap", touched, (6, 6)),
+            chapter(1, 8, "wal-reset", "writes", (0, 0)),
+            chapter(0, 4, "checkpoint-page-write", "writes", (3, 0)),
+            chapter(0, 5, "wal-index-lock.checkpoint.unlock", "gives up", (3, 6)),
+        ];
+        let marks = marks(&chapters, &decisions);
+        let expected = ["", "HEADER COPIED", "WAL RESET", "STALE nBackfill", "6 frames count"];
+        for (mark, expected) in marks.iter().zip(expected) {
+            assert!(mark.contains(expected), "{marks:?}");
+        }
+        assert!(marks[1].contains("PREEMPTED: process 1 goes on"), "{marks:?}");
+    }
+}

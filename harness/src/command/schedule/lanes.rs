@@ -50,7 +50,7 @@ impl Lanes {
                     let Ok((place, plan)) = job else { return };
                     let answer =
                         match arena.take().map_or_else(|| stage.arena(&dir, Some(lane)), Ok) {
-                            Ok(made) => has(stage, arena.insert(made), kinds, plan),
+                            Ok(made) => has(stage, arena.insert(made), kinds, &plan),
                             Err(error) => Err(error),
                         };
                     if told.send((place, answer)).is_err() {
@@ -97,10 +97,10 @@ fn has(
     stage: &Stage,
     arena: &mut Arena<'_>,
     kinds: &BTreeSet<FindingKind>,
-    plan: SchedulePlan,
+    plan: &SchedulePlan,
 ) -> Result<Option<SchedulePlan>, RunError> {
-    let Judged { played, findings } = stage.play(arena, &plan, Ask::default())?;
+    let Judged { played, findings } = stage.play(arena, plan, Ask::default())?;
     let same = findings.iter().any(|finding| kinds.contains(&finding.kind));
     // What was decided and never came to pass is left out.
-    Ok(same.then(|| with_decisions(&plan, played.decisions)))
+    Ok(same.then(|| with_decisions(plan, played.decisions)))
 }

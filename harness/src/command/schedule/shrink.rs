@@ -260,15 +260,15 @@ impl Shrinker<'_> {
             let (mut at, mut found) = (0, false);
             let mut plans = list(&self.best, piece);
             while at < plans.len() && !self.is_over() {
-                let last = (at + self.lanes.count()).min(plans.len());
-                match self.first(plans[at..last].to_vec())? {
+                let end = (at + self.lanes.count()).min(plans.len());
+                match self.first(plans[at..end].to_vec())? {
                     // What stood at its place is gone, and what came before was tried.
                     Some(place) => {
                         found = true;
                         at += place;
                         plans = list(&self.best, piece);
                     }
-                    None => at = last,
+                    None => at = end,
                 }
             }
             if !found || piece > 1 {
@@ -494,4 +494,40 @@ fn handed_over(plan: &SchedulePlan, slot: usize) -> SchedulePlan {
     script.append(&mut less.lives[next].script);
     less.lives[next].script = script;
     less
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> SchedulePlan {
+        let asked = crate::scenario::schedule::parse(
+            "test",
+            "format = 1\nclaim = 'x'\nexpect = 'pass'\n[schedule]\ncount = 1\n\
+             policy.pct.changes = 1\n[work]\ntarget = 'baseline'\nprocesses = 3\nsteps = 6\n\
+             mix = { events = 1 }\n[[setting]]\nsynchronous = 'normal'\nwal-autocheckpoint = 4\n",
+        );
+        let plan = crate::plan::schedule::schedule(&asked.unwrap(), 1, 0, 0);
+        let at = |slot, op, to| Preemption { slot, op, step: 9, to, trap: None };
+        with_decisions(&plan, vec![at(0, 1, 1), at(0, 3, 2), at(0, 6, 1), at(1, 3, 0)])
+    }
+
+    #[track_caller]
+    fn check(plan: &SchedulePlan, expected: &[(usize, u32, usize)]) {
+        let kept: Vec<_> = decisions(plan).iter().map(|d| (d.slot, d.op, d.to)).collect();
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn decisions_stay_with_their_steps_when_others_are_left_out() {
+        let less = without_operations(&plan(), 0, 1..3);
+        assert_eq!(less.lives[0].script.len(), 4);
+        check(&less, &[(0, 1, 1), (0, 4, 1), (1, 3, 0)]);
+    }
+
+    #[test]
+    fn decisions_for_a_process_that_is_gone_are_left_out_or_go_to_the_next() {
+        check(&without_process(&plan(), 1, false), &[(0, 3, 1)]);
+        check(&without_process(&plan(), 1, true), &[(0, 1, 1), (0, 3, 1), (0, 6, 1)]);
+    }
 }
