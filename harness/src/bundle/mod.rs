@@ -33,7 +33,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 /// The version of the format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// No part of a bundle is larger.
 const PART_BYTES_MAX: u64 = 256 << 20;
 const MANIFEST: &str = "manifest.json";

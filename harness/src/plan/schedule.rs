@@ -42,6 +42,11 @@ pub struct SchedulePlan {
     pub faults_at: Vec<PhasePattern>,
     /// Stops after which it counts as a live-lock.
     pub stops_max: u32,
+    /// Steps of all that it takes, about: where a policy draws its changes.
+    pub length: u32,
+    /// The schedule that showed something new and whose work this one has; none: work of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<u64>,
 }
 
 /// Who runs when.
@@ -108,7 +113,10 @@ pub fn schedule(asked: &Schedules, seed: u64, setting: usize, number: u64) -> Sc
         faults: faults(&asked.faults, slots, steps, &mut stream("faults")),
         faults_at: asked.faults.at.clone(),
         stops_max: asked.schedule.stops_max,
+        length: 0,
+        beside: None,
     };
+    plan.length = plan.expected_length();
     for life in &mut plan.lives {
         life.abandon = killed_at_end;
     }
@@ -125,7 +133,60 @@ pub fn schedule(asked: &Schedules, seed: u64, setting: usize, number: u64) -> Sc
     plan
 }
 
+/// The `number`-th schedule of a run, beside an earlier one: the work of that, other chances, and a
+/// policy that changes more often or less.
+#[must_use]
+pub fn beside(
+    asked: &Schedules,
+    seed: u64,
+    setting: usize,
+    number: u64,
+    earlier: u64,
+) -> SchedulePlan {
+    let own = schedule(asked, seed, setting, number);
+    let mut plan = schedule(asked, seed, setting, earlier);
+    let mut stream = Stream::new(seed, &format!("beside/{setting}/{number}"));
+    let scaled = |stream: &mut Stream, number: u32| {
+        let halves = stream.within([1, 4]);
+        number.saturating_mul(halves).div_ceil(2)
+    };
+    if let Order::Drawn { policy, .. } = &mut plan.order {
+        *policy = match *policy {
+            Policy::Pct { changes } => match stream.within([1, 4]) {
+                1 => Policy::RandomWalk { every: stream.within([2, 24]) },
+                _ => Policy::Pct { changes: scaled(&mut stream, changes.max(1)) },
+            },
+            Policy::RandomWalk { every } => {
+                Policy::RandomWalk { every: scaled(&mut stream, every).max(2) }
+            }
+            Policy::RoundRobin { steps } => {
+                Policy::RoundRobin { steps: scaled(&mut stream, steps).max(1) }
+            }
+            delay @ Policy::Delay { .. } => delay,
+        };
+    }
+    plan.number = number;
+    plan.seed = own.seed;
+    plan.killed_at_end = own.killed_at_end;
+    plan.faults = own.faults;
+    for life in &mut plan.lives {
+        life.abandon = plan.killed_at_end;
+    }
+    plan.beside = Some(earlier);
+    plan
+}
+
 impl SchedulePlan {
+    /// About how many steps its scripts take, as long as nobody has measured it.
+    #[must_use]
+    pub fn expected_length(&self) -> u32 {
+        let operations: usize = self.lives.iter().map(|life| life.script.len()).sum();
+        // A program's are not known: 20 for each copy.
+        let operations = if self.lives.is_empty() { 20 * self.slots() } else { operations };
+        let steps = u32::try_from(operations).unwrap_or(u32::MAX);
+        steps.saturating_mul(STEPS_PER_OPERATION).saturating_add(STEPS_PER_OPERATION)
+    }
+
     /// Whether this schedule is one of those that are run twice: a share of them, spread evenly.
     #[must_use]
     pub fn is_run_twice(&self, per_100: u32) -> bool {
@@ -193,7 +254,7 @@ pub fn shape(work: &Work) -> Shape {
         overstays_per_100_claims: 0,
         clock_steps_per_100: 0,
         clock_step_s: 0,
-        pause_us: [0, 0],
+        pause_us: work.pause_us,
         checkpoint_pages: 1_000,
         busy_timeout_ms: work.busy_timeout_ms,
     }

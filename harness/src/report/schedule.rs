@@ -86,6 +86,15 @@ pub struct ScheduleSetting {
     pub pairs: u64,
     /// New pairs in each thousand schedules, in order.
     pub new_pairs_per_thousand: Vec<u64>,
+    /// Schedules beside others that had shown something new.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beside: u64,
+    /// New pairs that were met in those.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub new_pairs_beside: u64,
+    /// Faults that landed, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub landed_by_kind: BTreeMap<String, u64>,
     /// Wall time of the schedules, judging included, ms.
     pub elapsed_ms: u64,
     /// Of all lanes, ms: putting files and running, looking and judging.
@@ -96,6 +105,11 @@ pub struct ScheduleSetting {
     pub stops_per_s_and_core: f64,
     /// Schedules a second and lane, judging included.
     pub schedules_per_s_and_core: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The middle of some numbers; of an even count the mean of the two in the middle.
@@ -116,6 +130,20 @@ impl ScheduleSetting {
     #[must_use]
     pub fn per_thousand(&self) -> f64 {
         super::ratio(self.failing, self.schedules.max(1)) * 1_000.0
+    }
+
+    /// What steering by pairs brought, if there was any.
+    fn steering(&self) -> Option<String> {
+        let fresh = self.schedules.checked_sub(self.beside).filter(|_| self.beside > 0)?;
+        let all: u64 = self.new_pairs_per_thousand.iter().sum();
+        Some(format!(
+            "\nSteered by pairs, {}: {} schedules beside others that had shown something new met {} \
+             new pairs, {fresh} others {}.",
+            self.name,
+            self.beside,
+            self.new_pairs_beside,
+            all.saturating_sub(self.new_pairs_beside)
+        ))
     }
 
     /// One line.
@@ -211,6 +239,7 @@ impl ScheduleReport {
                 s.judging_ms,
             ));
         }
+        parts.extend(self.settings.iter().filter_map(ScheduleSetting::steering));
         if !self.findings.is_empty() {
             let kinds: Vec<String> =
                 self.findings_by_kind.iter().map(|(kind, n)| format!("{kind} {n}")).collect();

@@ -73,7 +73,10 @@ pub struct ExactProcess {
 pub struct Preemption {
     /// The process that has run until then, by slot.
     pub slot: usize,
-    /// Its own step, from 1; 0 is before its first.
+    /// Which step of its script it is at, from 1; 0 while it opens, and for programs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub op: u32,
+    /// Its own step since that began, from 1; 0 is before its first of all.
     pub step: u32,
     /// Who goes on.
     pub to: usize,
@@ -151,6 +154,9 @@ pub struct Schedule {
     /// Go on after a finding, instead of stopping there.
     #[serde(default)]
     pub to_the_end: bool,
+    /// Explore beside the schedules that showed something new, as every run with `--budget` does.
+    #[serde(default)]
+    pub steered: bool,
 }
 
 /// Who runs next.
@@ -217,6 +223,10 @@ pub struct Work {
     /// How long a connection waits for a lock before it reports busy, ms; virtual time.
     #[serde(default = "ten_seconds")]
     pub busy_timeout_ms: u32,
+    /// What each process does elsewhere before each step, least and most, µs: a sleep, which takes
+    /// no time under a policy that chooses.
+    #[serde(default)]
+    pub pause_us: [u32; 2],
 }
 
 /// Any program as the victim. It runs in a new directory for each schedule.
@@ -253,6 +263,11 @@ pub struct Faults {
     pub pauses_per_100: u32,
     /// Faults fall at calls of these phases alone; none: at any.
     pub at: Vec<PhasePattern>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 const fn one() -> u32 {
@@ -376,6 +391,9 @@ fn check_work(asked: &Schedules, work: &Work) -> Result<(), Complaint> {
     }
     if work.events[0] == 0 || work.events[0] > work.events[1] {
         return complain(&["work", "events"], "write least and most, from 1");
+    }
+    if work.pause_us[0] > work.pause_us[1] {
+        return complain(&["work", "pause-us"], "the range runs backwards");
     }
     if work.payload_bytes[0] > work.payload_bytes[1] {
         return complain(&["work", "payload-bytes"], "the range runs backwards");

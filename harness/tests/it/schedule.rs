@@ -102,6 +102,98 @@ fn a_deadlock_is_found_with_who_waits_for_whom() {
     assert!(found.contains("held by process 1"), "{found}");
 }
 
+/// With short scripts, so that processes end while others are about to give way.
+#[test]
+fn schedules_whose_processes_end_early_go_the_same_way_twice() {
+    let changes = [
+        ("count = 20000", "count = 60"),
+        ("twice-per-100 = 1", "twice-per-100 = 100"),
+        ("steps = 24", "steps = 5"),
+    ];
+    let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
+    assert_eq!(code, 0, "{:?}", report.findings);
+    assert_eq!((report.settings[0].run_twice, report.settings[0].differing), (60, 0));
+}
+
+#[test]
+fn each_policy_repeats_by_its_decisions() {
+    let policies = ["random-walk.every = 5", "round-robin.steps = 7", "pct.changes = 9"];
+    for (policy, preempt) in policies.iter().zip(["wal-index", "calls", "steps"]) {
+        let policy = format!("policy.{policy}");
+        let preempt = format!("preempt = \"{preempt}\"");
+        let changes = [
+            ("count = 20000", "count = 6"),
+            ("twice-per-100 = 1", "twice-per-100 = 100"),
+            ("steps = 24", "steps = 5"),
+            ("policy.pct.changes = 60", policy.as_str()),
+            ("preempt = \"wal-index\"", preempt.as_str()),
+        ];
+        let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
+        assert_eq!(code, 0, "{policy}: {:?}", report.findings);
+        let setting = &report.settings[0];
+        assert_eq!((setting.run_twice, setting.differing), (6, 0), "{policy}");
+        assert!(setting.preemptions > 10, "{policy}: {setting:?}");
+        assert_eq!(setting.traps_met > 0, !preempt.contains("calls"), "{policy}: {setting:?}");
+    }
+}
+
+#[test]
+fn under_the_policy_delay_all_run_at_once_and_nothing_is_run_twice() {
+    let changes = [
+        ("count = 20000", "count = 6"),
+        ("twice-per-100 = 1", "twice-per-100 = 100"),
+        ("policy.pct.changes = 60", "policy.delay = { every = 20, ms-max = 1 }"),
+    ];
+    let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
+    assert_eq!(code, 0, "{:?}", report.findings);
+    let setting = &report.settings[0];
+    assert_eq!((setting.schedules, setting.run_twice, setting.steps), (6, 0, 0));
+    assert!(setting.faults_landed > 0 || setting.stops > 100, "{setting:?}");
+}
+
+#[test]
+fn processes_that_run_and_get_nowhere_are_a_live_lock() {
+    let changes = [
+        ("count = 20000", "count = 2\nstops-max = 200"),
+        ("expect = \"pass\"", "expect.fail = [\"live-lock\"]"),
+    ];
+    let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
+    assert_eq!(code, 0, "{:?}", report.findings);
+    let found = &report.findings[0].detail;
+    assert!(found.contains("nobody gets anywhere after 200 steps: process 0"), "{found}");
+}
+
+#[test]
+fn schedules_beside_those_that_showed_something_new_repeat_from_the_seed() {
+    let changes = [
+        ("count = 20000", "count = 300\nsteered = true"),
+        ("steps = 24", "steps = 2"),
+        ("twice-per-100 = 1", "twice-per-100 = 0"),
+    ];
+    let run = || {
+        let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
+        assert_eq!(code, 0, "{:?}", report.findings);
+        let setting = report.settings.into_iter().next().unwrap();
+        (setting.beside, setting.pairs, setting.steps, setting.preemptions)
+    };
+    let first = run();
+    assert!(first.0 > 20, "{first:?}");
+    assert_eq!(first, run());
+}
+
+#[test]
+fn a_bundle_of_another_build_is_refused_unless_asked_for() {
+    let (_, report, place) = explored(&of_repository("claim-race", &[]));
+    let bundle = place.beside(&format!("out/{}", report.bundles[0]));
+    let done = run(&["replay", &bundle, "--engine", "system"]);
+    if done.stderr.contains("no libsqlite3") {
+        eprintln!("skipped: the machine has no SQLite of its own");
+        return;
+    }
+    assert_eq!(done.code, 2, "{}", done.stderr);
+    assert!(done.stderr.contains("--any-build"), "{}", done.stderr);
+}
+
 #[test]
 fn every_scenario_of_schedules_reads() {
     for folder in ["schedule", "regression"] {

@@ -249,8 +249,8 @@ pub enum Flaw {
     NeverEnds,
     /// Has `journal_mode` off: a kill may tear a transaction over several pages.
     NoJournal,
-    /// Looks for a task to claim in one transaction, and claims it in another without a second
-    /// look.
+    /// Looks for a task to claim in one transaction, under the write lock, and claims it in the
+    /// next one without a second look.
     CheckThenAct,
     /// The hardened store without its one checkpoint owner: SQLite's own automatic checkpoints, by
     /// whoever commits.

@@ -61,27 +61,40 @@ pub(super) fn table(plan: &SchedulePlan, judged: &Judged) -> String {
     text
 }
 
-/// A process that was stopped right behind its copy of the wal-index header.
+/// A checkpointer that was stopped with a copy of the wal-index header that grows old.
 struct Copied {
     slot: usize,
     /// The frames that it took the WAL to have.
     frames: u32,
-    /// Whether the WAL was begun anew since.
+    /// Whether another process has begun the WAL anew since.
     reset: bool,
 }
 
 /// What is to be said of each step beyond itself.
 fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
     let mut copied: Option<Copied> = None;
+    // Who holds the checkpointer's lock, and so has copied the header or is about to.
+    let mut checkpointer = None;
+    let mut beyond = false;
     let mut marks = Vec::with_capacity(chapters.len());
     for chapter in chapters {
         let mut parts = Vec::new();
         let at_trap = chapter.phase == "trap";
+        match chapter.phase.as_str() {
+            "wal-index-lock.checkpoint.exclusive" => checkpointer = Some(chapter.slot),
+            "wal-index-lock.checkpoint.unlock" => checkpointer = None,
+            _ => {}
+        }
         if let Some(decision) = decided(chapter, decisions) {
             let of_header = at_trap && chapter.what.contains("copy of the header");
-            let what = if of_header { "HEADER COPIED, and " } else { "" };
+            let checkpoints = checkpointer == Some(chapter.slot);
+            let what = match (checkpoints, of_header) {
+                (true, true) => "HEADER COPIED by the checkpointer, and ",
+                (true, false) if at_trap => "HEADER COPIED before, by the checkpointer, and ",
+                _ => "",
+            };
             parts.push(format!("<== {what}PREEMPTED: process {} goes on", decision.to));
-            if let (true, Some((frames, _))) = (of_header, chapter.wal_index) {
+            if let (true, true, Some((frames, _))) = (checkpoints, at_trap, chapter.wal_index) {
                 copied = Some(Copied { slot: chapter.slot, frames, reset: false });
             }
         }
@@ -101,8 +114,11 @@ fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
                 old.frames
             ));
         }
-        if let Some((frames, backfilled)) = chapter.wal_index.filter(|(f, b)| b > f) {
-            parts.push(format!("({backfilled} frames count as copied, of {frames})"));
+        if let Some((frames, backfilled)) = chapter.wal_index {
+            if backfilled > frames && !beyond {
+                parts.push(format!("<== {backfilled} frames count as copied, of {frames}"));
+            }
+            beyond = backfilled > frames;
         }
         marks.push(parts.join(" "));
     }
@@ -112,9 +128,9 @@ fn marks(chapters: &[Chapter], decisions: &[Preemption]) -> Vec<String> {
 /// The decision that was taken at a step.
 fn decided<'a>(chapter: &Chapter, decisions: &'a [Preemption]) -> Option<&'a Preemption> {
     let at_trap = chapter.phase == "trap";
-    let step = if at_trap { chapter.step.saturating_sub(1) } else { chapter.step };
     decisions.iter().find(|decision| {
-        (decision.slot, decision.step) == (chapter.slot, step) && decision.trap.is_some() == at_trap
+        (decision.slot, (decision.op, decision.step)) == (chapter.slot, chapter.step)
+            && decision.trap.is_some() == at_trap
     })
 }
 
@@ -167,4 +183,35 @@ pub(super) fn scenario(
     });
     let text = toml::to_string(&exact)?;
     Ok(format!("# Made by `killpoint shrink`: killpoint run this file.\n\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::trace::Trap;
+
+    fn chapter(slot: usize, step: u32, phase: &str, what: &str, seen: (u32, u32)) -> Chapter {
+        let (what, phase) = (what.to_owned(), phase.to_owned());
+        Chapter { number: 0, slot, step: (1, step), phase, what, wal_index: Some(seen) }
+    }
+
+    #[test]
+    fn header_copy_reset_and_stale_backfill_are_marked_in_that_order() {
+        let trap = Some(Trap::Touch { offset: 88, skip: 0 });
+        let decisions = [Preemption { slot: 0, op: 1, step: 3, to: 1, trap }];
+        let touched = "has touched bytes 88 to 95 of -shm: the second copy of the header";
+        let chapters = [
+            chapter(0, 3, "wal-index-lock.checkpoint.exclusive", "asks", (6, 6)),
+            chapter(0, 3, "trap", touched, (6, 6)),
+            chapter(1, 8, "wal-reset", "writes", (0, 0)),
+            chapter(0, 4, "checkpoint-page-write", "writes", (3, 0)),
+            chapter(0, 5, "wal-index-lock.checkpoint.unlock", "gives up", (3, 6)),
+        ];
+        let marks = marks(&chapters, &decisions);
+        let expected = ["", "HEADER COPIED", "WAL RESET", "STALE nBackfill", "6 frames count"];
+        for (mark, expected) in marks.iter().zip(expected) {
+            assert!(mark.contains(expected), "{marks:?}");
+        }
+        assert!(marks[1].contains("PREEMPTED: process 1 goes on"), "{marks:?}");
+    }
 }

@@ -4,13 +4,13 @@
 use super::stage::{Judged, Stage, landed};
 use crate::command::CommandError;
 use crate::command::progress::Progress;
-use crate::plan::round_seed;
-use crate::plan::schedule::{Order, SchedulePlan, schedule};
+use crate::plan::schedule::{Order, SchedulePlan, beside, schedule};
+use crate::plan::{Stream, round_seed};
 use crate::report::bound;
 use crate::report::cost::round;
 use crate::report::ratio;
 use crate::report::schedule::{ScheduleReport, ScheduleSetting};
-use crate::run::schedule::{Arena, Ask, Meeting, Played};
+use crate::run::schedule::{Arena, Ask, Meeting, Played, Seen};
 use crate::run::trace::{Preemption, preemption};
 use crate::run::{Engines, RunError, machine};
 use crate::scenario::schedule::{Policy, Schedules};
@@ -25,6 +25,15 @@ use std::time::{Duration, Instant};
 const FINDINGS_MAX: usize = 40;
 /// Bundles that are written of one setting.
 const BUNDLES_MAX: usize = 24;
+/// Schedules after which it is looked where something new was seen. Lanes wait for one another
+/// there, so that what follows is the same however fast each of them is.
+const GENERATION: u64 = 250;
+/// Of so many schedules beside others, one stays a fresh one: nothing is left out for good.
+const FRESH_OF: u32 = 3;
+/// Schedules that are remembered as having shown something new.
+const BESIDE_MAX: usize = 64;
+/// Schedules that are played to measure how many steps one takes.
+const PILOTS: u64 = 3;
 
 /// One scenario under one seed.
 pub(super) struct Explorer<'a> {
@@ -45,7 +54,12 @@ struct Gathered {
     findings: Vec<Finding>,
     by_kind: BTreeMap<FindingKind, u64>,
     bundles: Vec<String>,
+    /// All pairs that were met.
+    seen: BTreeSet<Meeting>,
+    /// Those of the generations before the one under way, by which the next ones are steered.
     pairs: BTreeSet<Meeting>,
+    /// What each schedule of the generation under way met.
+    met: BTreeMap<u64, BTreeSet<Meeting>>,
     /// Of the seed under way: when the first broken promise was found.
     first: Option<(Duration, u64)>,
     error: Option<CommandError>,
@@ -64,8 +78,14 @@ struct Search<'a> {
     stage: &'a Stage,
     setting: usize,
     seed: u64,
+    /// Steps of one schedule, as measured.
+    length: Option<u32>,
     began: Instant,
     next: AtomicU64,
+    /// The first number of the next generation.
+    until: AtomicU64,
+    /// Schedules that showed something new, in order.
+    favoured: Mutex<Vec<u64>>,
     shared: &'a Mutex<Gathered>,
     progress: &'a Progress,
 }
@@ -125,6 +145,7 @@ impl Explorer<'_> {
         gathered.told.engine.clone_from(&stage.build.what);
         let before = stage.before();
         gathered.take_findings(&before, "before any schedule");
+        let length = self.measured(&stage, index, &dir.join("pilot"))?;
         let count = u64::from(self.asked.schedule.count);
         let seeds = u64::from(self.asked.schedule.seeds);
         let progress = Progress::new(&gathered.told.name, count * seeds);
@@ -135,8 +156,11 @@ impl Explorer<'_> {
                 stage: &stage,
                 setting: index,
                 seed: round_seed(self.seed, round),
+                length,
                 began: Instant::now(),
                 next: AtomicU64::new(0),
+                until: AtomicU64::new(0),
+                favoured: Mutex::default(),
                 shared: &shared,
                 progress: &progress,
             };
@@ -164,7 +188,67 @@ impl Explorer<'_> {
             || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
+    /// How many steps a schedule takes: probabilistic concurrency testing draws its changes among
+    /// them, and those that lie beyond the end are none.
+    fn measured(
+        &self,
+        stage: &Stage,
+        setting: usize,
+        dir: &Path,
+    ) -> Result<Option<u32>, CommandError> {
+        if !matches!(self.asked.schedule.policy, Policy::Pct { .. }) || self.asked.exact.is_some() {
+            return Ok(None);
+        }
+        let mut arena = stage.arena(dir, None)?;
+        let mut lengths = Vec::new();
+        for number in 0..PILOTS {
+            let mut plan = schedule(self.asked, self.seed, setting, number);
+            plan.order = Order::Decided(Vec::new());
+            plan.faults.clear();
+            lengths.push(arena.play(&plan, Ask::default())?.steps.len());
+        }
+        lengths.sort_unstable();
+        Ok(lengths.get(lengths.len() / 2).and_then(|length| u32::try_from(*length).ok()))
+    }
+
+    fn is_steered(&self) -> bool {
+        self.asked.schedule.steered || self.deadline.is_some()
+    }
+
     fn search(&self, search: &Search<'_>, dir: &Path) {
+        let count = u64::from(self.asked.schedule.count);
+        let each = if self.is_steered() { GENERATION } else { count };
+        let mut until = 0;
+        while until < count {
+            until = count.min(until + each);
+            search.until.store(until, Ordering::Relaxed);
+            search.next.store(until - each.min(until), Ordering::Relaxed);
+            self.generation(search, dir);
+            if self.is_over() || search.is_found(self.asked.schedule.to_the_end) {
+                return;
+            }
+            if self.is_steered() {
+                search.favour();
+            }
+        }
+    }
+
+    /// Who is next: a schedule of its own, or one beside another that showed something new.
+    fn planned(&self, search: &Search<'_>, number: u64) -> SchedulePlan {
+        let favoured = search.favoured.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = Stream::new(search.seed, &format!("steer/{}/{number}", search.setting));
+        let mut plan = match u32::try_from(favoured.len()).unwrap_or(0).checked_sub(1) {
+            Some(last) if self.is_steered() && stream.within([1, FRESH_OF]) > 1 => {
+                let earlier = favoured[stream.within([0, last]) as usize];
+                beside(self.asked, search.seed, search.setting, number, earlier)
+            }
+            _ => schedule(self.asked, search.seed, search.setting, number),
+        };
+        plan.length = search.length.unwrap_or(plan.length);
+        plan
+    }
+
+    fn generation(&self, search: &Search<'_>, dir: &Path) {
         std::thread::scope(|scope| {
             for lane in 0..self.jobs {
                 scope.spawn(move || {
@@ -189,11 +273,11 @@ impl Explorer<'_> {
         let mut arena = search.stage.arena(dir, cpu)?;
         loop {
             let number = search.next.fetch_add(1, Ordering::Relaxed);
-            let over = number >= u64::from(self.asked.schedule.count) || self.is_over();
+            let over = number >= search.until.load(Ordering::Relaxed) || self.is_over();
             if over || search.is_found(self.asked.schedule.to_the_end) {
                 return Ok(());
             }
-            let plan = schedule(self.asked, search.seed, search.setting, number);
+            let plan = self.planned(search, number);
             let began = Instant::now();
             let played = arena.play(&plan, Ask::default())?;
             let run = began.elapsed();
@@ -203,6 +287,7 @@ impl Explorer<'_> {
             let kept = self.keep(search, &plan, &judged)?;
             let spent = (run, began.elapsed().saturating_sub(run));
             let differs = self.again(search, &mut arena, &plan, &judged)?;
+            let kept = (kept, self.is_steered());
             search.gather(&plan, &judged, kept, differs, spent, found_after);
             search.progress.step();
         }
@@ -255,7 +340,15 @@ impl Explorer<'_> {
 
 /// Where two runs of one plan part; none if they are the same.
 pub(super) fn difference(first: &Played, second: &Played) -> Option<String> {
-    steps_differ(&first.steps, &second.steps).or_else(|| {
+    let parted = steps_differ(&first.steps, &second.steps).map(|what| {
+        let differs = first.steps.iter().zip(&second.steps).position(|(one, other)| one != other);
+        let at = differs.unwrap_or(first.steps.len().min(second.steps.len()));
+        let tell = |seen: &[Seen]| {
+            seen.get(at).map_or_else(|| "nothing any more".to_owned(), Seen::to_string)
+        };
+        format!("{what}: {}, and the second time {}", tell(&first.seen), tell(&second.seen))
+    });
+    parted.or_else(|| {
         (first.left != second.left)
             .then(|| "every step is the same, and the files that are left are not".to_owned())
     })
@@ -276,6 +369,22 @@ pub(super) fn steps_differ(first: &[u32], second: &[u32]) -> Option<String> {
 }
 
 impl Search<'_> {
+    /// Looks which schedules of the last generation met pairs that none before them did.
+    fn favour(&self) {
+        let mut gathered = lock(self.shared);
+        let mut favoured = self.favoured.lock().unwrap_or_else(PoisonError::into_inner);
+        let met = std::mem::take(&mut gathered.met);
+        for (number, met) in met {
+            let before = gathered.pairs.len();
+            gathered.pairs.extend(met);
+            if gathered.pairs.len() > before {
+                favoured.push(number);
+            }
+        }
+        let beyond = favoured.len().saturating_sub(BESIDE_MAX);
+        favoured.drain(..beyond);
+    }
+
     /// Whether the search is over because something was found.
     fn is_found(&self, to_the_end: bool) -> bool {
         let gathered = lock(self.shared);
@@ -286,7 +395,7 @@ impl Search<'_> {
         &self,
         plan: &SchedulePlan,
         judged: &Judged,
-        bundle: Option<String>,
+        (bundle, steered): (Option<String>, bool),
         again: Again,
         (running, judging): (Duration, Duration),
         found_after: Duration,
@@ -315,14 +424,20 @@ impl Search<'_> {
             told.differing += 1;
             gathered.take_findings(&[finding], "");
         }
-        let before = gathered.pairs.len();
-        gathered.pairs.extend(played.meetings.iter().copied());
-        let new = (gathered.pairs.len() - before) as u64;
+        let new = played.meetings.difference(&gathered.seen).count() as u64;
+        gathered.seen.extend(played.meetings.iter().copied());
         let place = usize::try_from(place).unwrap_or(0);
         if gathered.told.new_pairs_per_thousand.len() <= place {
             gathered.told.new_pairs_per_thousand.resize(place + 1, 0);
         }
         gathered.told.new_pairs_per_thousand[place] += new;
+        if plan.beside.is_some() {
+            gathered.told.beside += 1;
+            gathered.told.new_pairs_beside += new;
+        }
+        if plan.beside.is_some() || steered {
+            gathered.met.insert(plan.number, played.meetings.clone());
+        }
         if broken && gathered.first.is_none() {
             gathered.first = Some((found_after, plan.number + 1));
         }
@@ -352,7 +467,7 @@ impl Gathered {
         told.elapsed_ms = ms(elapsed);
         told.running_ms /= 1_000;
         told.judging_ms /= 1_000;
-        told.pairs = self.pairs.len() as u64;
+        told.pairs = self.seen.len() as u64;
         told.stops_per_s_and_core = round(ratio(told.stops, 1) / lanes_s, 0);
         told.schedules_per_s_and_core = round(ratio(told.schedules, 1) / lanes_s, 1);
         told.failing_share_bound = bound::upper_95(told.failing, told.schedules);

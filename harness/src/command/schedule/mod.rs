@@ -3,6 +3,7 @@
 
 mod explain;
 mod explore;
+mod lanes;
 mod replay;
 mod shrink;
 mod stage;

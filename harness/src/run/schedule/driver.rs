@@ -9,13 +9,15 @@
 #![expect(clippy::similar_names, reason = "a step and its stop are what this is about")]
 
 use super::locks::{Meetings, WalLocks, lock_of};
-use super::policy::{At, Chooser, Situation, rule};
+use super::policy::{At, Chooser, Situation, StepKey, rule};
+use super::seen::{Seen, What, digest, place};
 use super::stuck::{self, Stuck, Waiting};
 use crate::plan::schedule::{Breaks, Preemption, SchedulePlan, StepFault};
 use crate::run::trace::{
     Ahead, CallKind, Choice, Decision, Driver, Event, Fault, KillWhen, Offset, Operation, Phase,
-    ProcessId, Role, Scene, Standing, Stop, ThreadId, Trap, Whom,
+    ProcessId, Role, Scene, Standing, Stop, Sys, ThreadId, Trap, Whom,
 };
+use killpoint_worker::ledger::Ledger;
 use std::time::Duration;
 
 /// A running thread that does nothing for so long may wait for another in the kernel.
@@ -44,12 +46,15 @@ enum Place {
 struct Thread {
     id: ThreadId,
     process: ProcessId,
+    /// Its steps of all, for faults.
     steps: u32,
+    /// The last of them.
+    step: StepKey,
     place: Place,
     /// What happens when it goes on.
     pending: Decision,
     /// The trap that is set, with its step.
-    trapped: Option<(Trap, u32)>,
+    trapped: Option<(Trap, StepKey)>,
     /// What it does or waits for, in words, if it was refused a lock.
     waits: Option<Waiting>,
     phase: Phase,
@@ -61,7 +66,8 @@ struct Thread {
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) slot: usize,
-    pub(super) step: u32,
+    /// The step that it is decided under: of a trap, the one that set it.
+    pub(super) step: StepKey,
     pub(super) stop: Option<Stop>,
     pub(super) trap: Option<Trap>,
     /// mxFrame and nBackfill of the wal-index, as the process that stopped sees them.
@@ -71,6 +77,8 @@ pub(super) struct Told {
 /// Chooses at every step.
 pub(super) struct Scheduler<'a> {
     plan: &'a SchedulePlan,
+    /// Where our own workers say how far they are in their scripts.
+    ledger: &'a Ledger,
     chooser: Chooser,
     threads: Vec<Thread>,
     current: Option<usize>,
@@ -86,6 +94,8 @@ pub(super) struct Scheduler<'a> {
     pub(super) meetings: Meetings,
     /// A digest of each step.
     pub(super) steps: Vec<u32>,
+    /// The same steps, to be told.
+    pub(super) seen: Vec<Seen>,
     pub(super) decisions: Vec<Preemption>,
     /// Switches from a thread that could have gone on.
     pub(super) preemptions: u32,
@@ -102,9 +112,10 @@ pub(super) struct Scheduler<'a> {
 }
 
 impl<'a> Scheduler<'a> {
-    pub(super) fn new(plan: &'a SchedulePlan, story: bool) -> Self {
+    pub(super) fn new(plan: &'a SchedulePlan, ledger: &'a Ledger, story: bool) -> Self {
         Self {
             plan,
+            ledger,
             chooser: Chooser::new(plan),
             threads: Vec::new(),
             current: None,
@@ -117,6 +128,7 @@ impl<'a> Scheduler<'a> {
             locks: WalLocks::default(),
             meetings: Meetings::default(),
             steps: Vec::with_capacity(4_096),
+            seen: Vec::with_capacity(4_096),
             decisions: Vec::new(),
             preemptions: 0,
             traps_set: 0,
@@ -138,6 +150,7 @@ impl<'a> Scheduler<'a> {
             id,
             process,
             steps: 0,
+            step: (0, 0),
             place,
             pending: Decision::Continue,
             trapped: None,
@@ -175,14 +188,15 @@ impl<'a> Scheduler<'a> {
         }
         // Where a trap was met the decision is kept under the step that set it.
         let step = match (at, self.threads.get(slot)) {
-            (At::Start, _) | (_, None) => 0,
-            (At::Trap, Some(thread)) => thread.trapped.map_or(thread.steps, |(_, step)| step),
-            (_, Some(thread)) => thread.steps,
+            (At::Start, _) | (_, None) => (0, 0),
+            (At::Trap, Some(thread)) => thread.trapped.map_or(thread.step, |(_, step)| step),
+            (_, Some(thread)) => thread.step,
         };
         let now = Situation { slot, step, total: self.total, at, runnable: &runnable };
         let to = self.chooser.next(&now);
         if to != rule(&now) || (trap.is_some() && to != slot) {
-            self.decisions.push(Preemption { slot, step, to, trap });
+            let (op, step) = step;
+            self.decisions.push(Preemption { slot, op, step, to, trap });
         }
         if to != slot && matches!(at, At::Call | At::Trap) {
             self.preemptions += 1;
@@ -191,15 +205,31 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Counts a step of `slot`, and keeps its digest.
-    fn step(&mut self, slot: usize, digest: u32) {
+    ///
+    /// Of a call that passed, `script_step` is how far the process was then.
+    fn step(&mut self, slot: usize, digest: u32, what: What, script_step: Option<u32>) {
         self.total += 1;
-        self.threads[slot].steps += 1;
+        self.seen.push(Seen { slot, what });
+        // The first threads are those of the workers, in their order.
+        let ours = slot < self.plan.lives.len();
+        let now = || if ours { self.ledger.slot(slot).script_step() } else { 0 };
+        let op = script_step.unwrap_or_else(now);
+        let thread = &mut self.threads[slot];
+        thread.steps += 1;
+        thread.step = if thread.step.0 == op { (op, thread.step.1 + 1) } else { (op, 1) };
         let folded = (u32::try_from(slot).unwrap_or(u32::MAX)).wrapping_mul(0x9e37_79b1);
         self.steps.push((digest ^ folded).rotate_left(7).wrapping_mul(0x85eb_ca6b));
     }
 
-    fn tell(&mut self, slot: usize, stop: Option<&Stop>, trap: Option<Trap>, scene: Scene<'_>) {
-        let Thread { steps: step, process, .. } = self.threads[slot];
+    fn tell(
+        &mut self,
+        slot: usize,
+        step: StepKey,
+        stop: Option<&Stop>,
+        trap: Option<Trap>,
+        scene: Scene<'_>,
+    ) {
+        let process = self.threads[slot].process;
         if let Some(story) = &mut self.story {
             let wal_index = frames(process, scene);
             story.push(Told { slot, step, stop: stop.cloned(), trap, wal_index });
@@ -273,7 +303,7 @@ impl<'a> Scheduler<'a> {
         if stop.phase == Phase::Sleep {
             return Decision::SkipSleep;
         }
-        let step = self.threads[slot].steps;
+        let step = self.threads[slot].step;
         let trap = self.chooser.trap(slot, step, excludes);
         self.threads[slot].trapped = trap.map(|trap| (trap, step));
         match trap {
@@ -351,37 +381,15 @@ fn is_possible(breaks: Breaks, stop: &Stop) -> bool {
     }
 }
 
-/// What repeats of a stop: the call and what it asks for, but no address and no process number.
-fn digest(stop: &Stop) -> u32 {
-    let (a, b) = match stop.operation {
-        Operation::Write { offset: Offset::At(at), length, .. }
-        | Operation::Read { offset: Offset::At(at), length, .. } => (at, length),
-        Operation::Lock { ref lock, .. } => {
-            let kind = lock.kind as u64;
-            (lock.start.cast_unsigned() ^ (kind << 60), lock.length.cast_unsigned())
-        }
-        Operation::Truncate { length, .. } => (length, 1),
-        Operation::Map { offset, length, .. } => (offset, length),
-        _ => (0, 0),
-    };
-    let role = stop.file.map_or(0, |file| file.role as u64 + 1);
-    let mixed = (stop.call.sys as u64)
-        .wrapping_add(role << 8)
-        .wrapping_add(a.rotate_left(16))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(b)
-        .wrapping_mul(0xd6e8_feb8_6659_fd93);
-    u32::try_from(mixed >> 32).unwrap_or(0)
-}
-
 impl Driver for Scheduler<'_> {
     fn at_stop(&mut self, stop: &Stop, scene: &Scene<'_>) -> Decision {
         let slot = match self.slot_of(stop.thread) {
             Some(slot) => slot,
             None => self.add(stop.thread, stop.process, Place::Running),
         };
-        self.step(slot, digest(stop));
-        self.tell(slot, Some(stop), None, *scene);
+        let what = What::Call(stop.call.sys, stop.phase, place(stop));
+        self.step(slot, digest(stop), what, stop.script_step);
+        self.tell(slot, self.threads[slot].step, Some(stop), None, *scene);
         self.meetings.note(&self.locks, slot, stop.phase);
         self.note_progress(stop);
         self.threads[slot].phase = stop.phase;
@@ -428,7 +436,7 @@ impl Driver for Scheduler<'_> {
         if undisturbed == 0 {
             return Ahead::default();
         }
-        let (steps, exclusive) = self.chooser.ahead(slot, self.threads[slot].steps, self.total);
+        let (steps, exclusive) = self.chooser.ahead(slot, self.threads[slot].step, self.total);
         Ahead { stops: steps.min(undisturbed), exclusive }
     }
 
@@ -436,6 +444,8 @@ impl Driver for Scheduler<'_> {
         let Some(slot) = self.slot_of(stop.thread) else { return };
         let refused = [libc::EAGAIN, libc::EACCES].iter().any(|code| result == -i64::from(*code));
         if refused && lock_of(&stop.operation).is_some_and(|lock| lock.waits) {
+            // Whoever goes on is chosen once more for the same call: that is a step of its own.
+            self.step(slot, 0x7265_6675, What::Refused, None);
             self.threads[slot].place = Place::Refused(self.given_up);
             self.threads[slot].pending = Decision::Continue;
             self.lost(slot, At::Blocked);
@@ -446,17 +456,19 @@ impl Driver for Scheduler<'_> {
 
     fn at_trap(&mut self, thread: ThreadId, _process: ProcessId, scene: &Scene<'_>) -> Decision {
         let Some(slot) = self.slot_of(thread) else { return Decision::Continue };
-        let Some((trap, _)) = self.threads[slot].trapped else { return Decision::Continue };
+        let Some((trap, key)) = self.threads[slot].trapped else { return Decision::Continue };
         self.traps_met += 1;
-        self.step(slot, 0x7472_6170);
-        self.tell(slot, None, Some(trap), *scene);
         self.threads[slot].place = Place::Parked;
         let to = self.choose_after(slot, At::Trap, Some(trap)).unwrap_or(slot);
         self.threads[slot].trapped = None;
         if to == slot {
+            // Nobody is left to give way to, as whoever there was has ended since the trap was set.
+            // It is no step then: nothing was decided that a run by the decisions would know of.
             self.threads[slot].place = Place::Running;
             return Decision::Continue;
         }
+        self.tell(slot, key, None, Some(trap), *scene);
+        self.step(slot, 0x7472_6170, What::Trap, None);
         self.threads[slot].pending = Decision::Continue;
         self.current = None;
         self.next = Some(to);
@@ -471,7 +483,7 @@ impl Driver for Scheduler<'_> {
             if self.threads[slot].process != *process || self.threads[slot].place == Place::Ended {
                 continue;
             }
-            self.step(slot, 0x656e_6464);
+            self.step(slot, 0x656e_6464, What::End, None);
             self.threads[slot].place = Place::Ended;
             self.locks.drop_all(slot);
             if self.current == Some(slot) || self.next == Some(slot) {
@@ -496,10 +508,12 @@ impl Driver for Scheduler<'_> {
         if let Some(current) = self.current {
             if standing.running == 0 {
                 // A thread that is not its process's first ends without an event.
+                self.step(current, 0x656e_6464, What::End, None);
                 self.threads[current].place = Place::Ended;
                 self.lost(current, At::End);
             } else if standing.quiet >= LOOKS_BLOCKED && self.is_in_kernel(current) {
                 self.in_kernel += 1;
+                self.step(current, 0x7761_6974, What::Waits, None);
                 self.threads[current].place = Place::InKernel;
                 self.lost(current, At::Blocked);
             } else {

@@ -15,11 +15,13 @@ mod free;
 mod locks;
 mod policy;
 mod prepare;
+mod seen;
 mod story;
 mod stuck;
 
 pub use locks::Meeting;
 pub use prepare::{Prepared, prepare};
+pub use seen::{Seen, What};
 pub use story::{Chapter, Story};
 pub use stuck::Stuck;
 
@@ -47,6 +49,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +77,8 @@ pub enum Cast {
 pub struct Played {
     /// A digest of each step.
     pub steps: Vec<u32>,
+    /// The same steps, to be told.
+    pub seen: Vec<Seen>,
     /// Where it left the rule.
     pub decisions: Vec<Preemption>,
     /// Switches away from a process that could have gone on.
@@ -134,7 +139,7 @@ pub struct Arena<'a> {
     cast: &'a Cast,
     dir: PathBuf,
     files: PathBuf,
-    ledger: Ledger,
+    ledger: Rc<Ledger>,
     memory: OwnedFd,
     /// By which calls of our own workers pass.
     gates: Arc<Gates>,
@@ -189,7 +194,7 @@ impl<'a> Arena<'a> {
             cast,
             dir,
             files,
-            ledger,
+            ledger: Rc::new(ledger),
             memory,
             gates: Arc::new(gates),
             gates_memory,
@@ -210,7 +215,8 @@ impl<'a> Arena<'a> {
             let played = Played::of(run, None);
             return self.look(plan, &cycle, played, acks);
         }
-        let mut scheduler = Scheduler::new(plan, ask.story);
+        let ledger = Rc::clone(&self.ledger);
+        let mut scheduler = Scheduler::new(plan, &ledger, ask.story);
         scheduler.each_call = ask.each_call;
         let (run, acks) = self.supervise(plan, &cycle, &mut scheduler, true)?;
         let played = Played::of(run, Some(scheduler));
@@ -421,6 +427,7 @@ impl Played {
         let exits = slots.map(|process| process.exit).collect();
         let mut played = Self {
             steps: Vec::new(),
+            seen: Vec::new(),
             decisions: Vec::new(),
             preemptions: 0,
             traps: [0; 2],
@@ -443,6 +450,7 @@ impl Played {
             played.traps = [scheduler.traps_set, scheduler.traps_met];
             played.story = scheduler.story.map(Story::of);
             played.steps = scheduler.steps;
+            played.seen = scheduler.seen;
             played.decisions = scheduler.decisions;
             played.preemptions = scheduler.preemptions;
             played.stuck = scheduler.stuck;

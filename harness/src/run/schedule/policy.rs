@@ -8,9 +8,8 @@ use crate::plan::schedule::{Order, Preemption, SchedulePlan};
 use crate::run::trace::{Preemption as Machine, Trap, preemption};
 use crate::scenario::schedule::{Policy, Preempt};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
 
-/// Steps of a process in which its priority changes are drawn, for each of its operations.
-const STEPS_PER_OPERATION: u32 = 26;
 /// The last 8 bytes of each part of the wal-index header, where whoever reads or writes the whole
 /// part comes last: the two copies of the header, `nBackfill` with the first read mark, and the
 /// next two marks (SQLite, WAL-mode File Format, section 2.1).
@@ -42,13 +41,16 @@ impl At {
     }
 }
 
+/// A step of one process: which step of its script it is at, and its how-manieth since that began.
+pub(super) type StepKey = (u32, u32);
+
 /// What a choice is made of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Situation<'a> {
     /// Who has run until now.
     pub(super) slot: usize,
     /// Its own step.
-    pub(super) step: u32,
+    pub(super) step: StepKey,
     /// Steps of all.
     pub(super) total: u32,
     pub(super) at: At,
@@ -72,10 +74,26 @@ pub(super) fn rule(now: &Situation<'_>) -> usize {
 /// Draws or looks up the next choice.
 #[derive(Debug)]
 pub(super) enum Chooser {
-    Pct { stream: Stream, priorities: Vec<i64>, changes: BTreeSet<u32>, traps: Traps },
-    Walk { stream: Stream, every: u32, traps: Traps },
-    Robin { steps: u32, left: u32, traps: Traps },
-    Decided { at: BTreeMap<(usize, u32), usize>, traps: BTreeMap<(usize, u32), (Trap, usize)> },
+    Pct {
+        stream: Stream,
+        priorities: Vec<i64>,
+        changes: BTreeSet<u32>,
+        traps: Traps,
+    },
+    Walk {
+        stream: Stream,
+        every: u32,
+        traps: Traps,
+    },
+    Robin {
+        steps: u32,
+        left: u32,
+        traps: Traps,
+    },
+    Decided {
+        at: BTreeMap<(usize, StepKey), usize>,
+        traps: BTreeMap<(usize, StepKey), (Trap, usize)>,
+    },
 }
 
 /// Draws the places between calls at which a process is stopped.
@@ -136,10 +154,11 @@ impl Chooser {
             Order::Drawn { policy, preempt } => Self::drawn(plan, *policy, *preempt, stream),
             Order::Decided(decisions) => {
                 let (mut at, mut traps) = (BTreeMap::new(), BTreeMap::new());
-                for Preemption { slot, step, trap, to } in decisions {
+                for Preemption { slot, op, step, trap, to } in decisions {
+                    let key = (*slot, (*op, *step));
                     match trap {
-                        Some(trap) => drop(traps.insert((*slot, *step), (*trap, *to))),
-                        None => drop(at.insert((*slot, *step), *to)),
+                        Some(trap) => drop(traps.insert(key, (*trap, *to))),
+                        None => drop(at.insert(key, *to)),
                     }
                 }
                 Self::Decided { at, traps }
@@ -151,11 +170,9 @@ impl Chooser {
         let traps = Traps::new(plan, preempt);
         match policy {
             Policy::Pct { changes } => {
-                let operations: usize = plan.lives.iter().map(|life| life.script.len()).sum();
-                let operations = u32::try_from(operations.max(60)).unwrap_or(u32::MAX);
-                let last = operations.saturating_mul(STEPS_PER_OPERATION);
                 let priorities = (0..plan.slots()).map(|_| priority(&mut stream)).collect();
-                let changes = (0..changes).map(|_| stream.within([1, last])).collect();
+                let changes =
+                    (0..changes).map(|_| stream.within([1, plan.length.max(1)])).collect();
                 Self::Pct { stream, priorities, changes, traps }
             }
             // Delays are drawn elsewhere: nobody is chosen there.
@@ -206,7 +223,7 @@ impl Chooser {
 
     /// Where `slot` is to be stopped behind its `step`-th step; `locks` says that this step asks
     /// for a lock that excludes others.
-    pub(super) fn trap(&mut self, slot: usize, step: u32, locks: bool) -> Option<Trap> {
+    pub(super) fn trap(&mut self, slot: usize, step: StepKey, locks: bool) -> Option<Trap> {
         match self {
             Self::Pct { traps, .. } | Self::Walk { traps, .. } | Self::Robin { traps, .. } => {
                 traps.draw(locks)
@@ -223,8 +240,8 @@ impl Chooser {
     /// For how many steps more of `slot`, which runs, whoever can run stays the same and nobody
     /// waits, it is certain to be chosen again, and that no trap is behind them; the latter as
     /// long as no more than the second answer ask for a lock that excludes others. `step` is the
-    /// last of its own, `total` of all.
-    pub(super) fn ahead(&self, slot: usize, step: u32, total: u32) -> (u32, u32) {
+    /// last of its own, `total` that of all.
+    pub(super) fn ahead(&self, slot: usize, step: StepKey, total: u32) -> (u32, u32) {
         match self {
             Self::Pct { changes, traps, .. } => {
                 let next = changes.range(total.saturating_add(1)..).next();
@@ -239,14 +256,16 @@ impl Chooser {
             }
             Self::Robin { left, traps, .. } => (left.saturating_sub(1), traps.ahead()),
             Self::Decided { at, traps } => {
-                let from = (slot, step.saturating_add(1));
-                let until = (slot, u32::MAX);
+                let after = (Excluded((slot, step)), Included((slot, (u32::MAX, u32::MAX))));
                 let next = [
-                    at.range(from..=until).next().map(|(key, _)| key.1),
-                    traps.range(from..=until).next().map(|(key, _)| key.1),
+                    at.range(after).next().map(|(key, _)| key.1),
+                    traps.range(after).next().map(|(key, _)| key.1),
                 ];
-                let next = next.into_iter().flatten().min();
-                (next.map_or(u32::MAX, |next| next - step - 1), u32::MAX)
+                // When an operation that is still to come begins, nobody knows: not before now.
+                let left = |(op, number): StepKey| {
+                    number.saturating_sub(1 + if op == step.0 { step.1 } else { 0 })
+                };
+                (next.into_iter().flatten().min().map_or(u32::MAX, left), u32::MAX)
             }
         }
     }
@@ -281,11 +300,13 @@ mod tests {
             faults: Vec::new(),
             faults_at: Vec::new(),
             stops_max: 1_000,
+            length: 500,
+            beside: None,
         }
     }
 
     fn at(slot: usize, step: u32, at: At) -> Situation<'static> {
-        Situation { slot, step, total: step, at, runnable: &[0, 1, 2] }
+        Situation { slot, step: (0, step), total: step, at, runnable: &[0, 1, 2] }
     }
 
     #[track_caller]
@@ -303,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_decision_holds_at_its_own_step_and_nowhere_else() {
-        let decision = Preemption { slot: 1, step: 5, trap: None, to: 0 };
+        let decision = Preemption { slot: 1, op: 0, step: 5, trap: None, to: 0 };
         let mut chooser = Chooser::new(&plan(Order::Decided(vec![decision])));
         assert_eq!(chooser.next(&at(1, 4, At::Call)), 1);
         assert_eq!(chooser.next(&at(1, 5, At::Call)), 0);
@@ -313,10 +334,10 @@ mod tests {
     #[test]
     fn a_decision_behind_a_trap_is_none_before_the_call() {
         let trap = Trap::Touch { offset: 88, skip: 0 };
-        let decision = Preemption { slot: 1, step: 5, trap: Some(trap), to: 0 };
+        let decision = Preemption { slot: 1, op: 0, step: 5, trap: Some(trap), to: 0 };
         let mut chooser = Chooser::new(&plan(Order::Decided(vec![decision])));
         assert_eq!(chooser.next(&at(1, 5, At::Call)), 1);
-        assert_eq!(chooser.trap(1, 5, false), Some(trap));
+        assert_eq!(chooser.trap(1, (0, 5), false), Some(trap));
         assert_eq!(chooser.next(&at(1, 5, At::Trap)), 0);
     }
 
@@ -339,7 +360,7 @@ mod tests {
     fn what_is_told_ahead_is_what_is_chosen() {
         let trap = Trap::Steps(3);
         let decided = [(0, 9, None), (1, 5, None), (1, 30, Some(trap)), (2, 40, None)]
-            .map(|(slot, step, trap)| Preemption { slot, step, trap, to: (slot + 1) % 3 });
+            .map(|(slot, step, trap)| Preemption { slot, op: 0, step, trap, to: (slot + 1) % 3 });
         let drawn = [
             Policy::Pct { changes: 9 },
             Policy::RandomWalk { every: 9 },
@@ -353,7 +374,7 @@ mod tests {
             for step in 1..2_000 {
                 let locks = step % 5 == 0;
                 let to = chooser.next(&at(slot, step, At::Call));
-                let trap = chooser.trap(slot, step, locks);
+                let trap = chooser.trap(slot, (0, step), locks);
                 let covered = promised.0 > 0 && (!locks || promised.1 > 0);
                 if covered {
                     assert_eq!((to, trap), (slot, None), "{order:?}, step {step}");
@@ -363,7 +384,7 @@ mod tests {
                     promised = (0, 0);
                 }
                 if promised.0 == 0 {
-                    promised = chooser.ahead(to, step, step);
+                    promised = chooser.ahead(to, (0, step), step);
                 }
                 slot = to;
             }
@@ -385,7 +406,7 @@ mod tests {
                 (1..200)
                     .map(|step| {
                         slot = chooser.next(&at(slot, step, At::Call));
-                        (slot, chooser.trap(slot, step, step % 5 == 0))
+                        (slot, chooser.trap(slot, (0, step), step % 5 == 0))
                     })
                     .collect::<Vec<_>>()
             };

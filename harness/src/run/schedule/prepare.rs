@@ -68,6 +68,8 @@ fn plan(life: Life) -> SchedulePlan {
         faults: Vec::new(),
         faults_at: Vec::new(),
         stops_max: 200_000,
+        length: 0,
+        beside: None,
     }
 }
 

@@ -11,8 +11,8 @@ pub struct Chapter {
     pub number: usize,
     /// Who, by slot.
     pub slot: usize,
-    /// Its own step, from 1.
-    pub step: u32,
+    /// Which step of its script it is at, and its own step since that began: as decisions have it.
+    pub step: (u32, u32),
     /// The phase, as faults name it; `trap` for a trap.
     pub phase: String,
     /// What is done, to which file, byte and lock.

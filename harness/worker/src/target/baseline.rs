@@ -123,13 +123,9 @@ impl Target for Plain {
         _durability: Option<Durability>,
         early: &mut dyn FnMut(Done),
     ) -> Result<Done, Failure> {
-        // The flawed store looks in a transaction of its own.
         let early_look = match op {
             Op::ClaimNext { .. } if self.flaw == Some(Flaw::CheckThenAct) => {
-                Some(self.next_task(key).map_err(|stop| match stop {
-                    Stop::Nothing => Failure::Refused(Reason::Nothing, String::new()),
-                    Stop::Sqlite(error) => refused(&error),
-                })?)
+                Some(self.look_ahead(key)?)
             }
             _ => None,
         };
@@ -195,6 +191,18 @@ impl Plain {
 
     fn run(&self, sql: &str) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.raw_execute().map(drop)
+    }
+
+    /// The flawed store looks for its task in a transaction of its own. It takes the write lock for
+    /// it, so nobody can change what it sees; and gives it up before it claims.
+    fn look_ahead(&self, key: OpKey) -> Result<(i64, i64), Failure> {
+        self.run("BEGIN IMMEDIATE").map_err(|error| refused(&error))?;
+        let found = self.next_task(key);
+        self.run("COMMIT").map_err(|error| refused(&error))?;
+        found.map_err(|stop| match stop {
+            Stop::Nothing => Failure::Refused(Reason::Nothing, String::new()),
+            Stop::Sqlite(error) => refused(&error),
+        })
     }
 
     fn body(&self, key: OpKey, op: &Op<'_>, early_look: Option<(i64, i64)>) -> Result<Done, Stop> {
