@@ -137,8 +137,8 @@ impl ScheduleSetting {
         let fresh = self.schedules.checked_sub(self.beside).filter(|_| self.beside > 0)?;
         let all: u64 = self.new_pairs_per_thousand.iter().sum();
         Some(format!(
-            "\nSteered by pairs, {}: {} schedules beside others that had shown something new met {} \
-             new pairs, {fresh} others {}.",
+            "\nSteered by pairs, {}: {} schedules beside others that had shown something new met \
+             {} new pairs, {fresh} others {}.",
             self.name,
             self.beside,
             self.new_pairs_beside,

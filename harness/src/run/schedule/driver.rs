@@ -14,8 +14,8 @@ use super::seen::{Seen, What, digest, place};
 use super::stuck::{self, Stuck, Waiting};
 use crate::plan::schedule::{Breaks, Preemption, SchedulePlan, StepFault};
 use crate::run::trace::{
-    Ahead, CallKind, Choice, Decision, Driver, Event, Fault, KillWhen, Offset, Operation, Phase,
-    ProcessId, Role, Scene, Standing, Stop, Sys, ThreadId, Trap, Whom,
+    Ahead, CallKind, Choice, Decision, Driver, Event, Fault, KillWhen, Operation, Phase, ProcessId,
+    Role, Scene, Standing, Stop, ThreadId, Trap, Whom,
 };
 use killpoint_worker::ledger::Ledger;
 use std::time::Duration;
@@ -483,7 +483,10 @@ impl Driver for Scheduler<'_> {
             if self.threads[slot].process != *process || self.threads[slot].place == Place::Ended {
                 continue;
             }
-            self.step(slot, 0x656e_6464, What::End, None);
+            if self.stuck.is_none() {
+                self.step(slot, 0x656e_6464, What::End, None);
+            }
+            // Else all were killed at once, and who ends first is the kernel's choice.
             self.threads[slot].place = Place::Ended;
             self.locks.drop_all(slot);
             if self.current == Some(slot) || self.next == Some(slot) {
