@@ -92,9 +92,6 @@ pub struct ScheduleSetting {
     /// New pairs that were met in those.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub new_pairs_beside: u64,
-    /// Faults that landed, by kind.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub landed_by_kind: BTreeMap<String, u64>,
     /// Wall time of the schedules, judging included, ms.
     pub elapsed_ms: u64,
     /// Of all lanes, ms: putting files and running, looking and judging.

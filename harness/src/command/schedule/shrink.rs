@@ -1,8 +1,8 @@
 //! `killpoint shrink`: the smallest schedule with the same finding, and its explanation.
 //!
 //! Delta debugging (Zeller and Hildebrandt 2002) over the processes, the steps of their scripts,
-//! and the decisions. A decision is kept by the step of the script that it falls in, so that it stays
-//! what it was when another step is left out. Where less work no longer fails under the old
+//! and the decisions. A decision is kept by the step of the script that it falls in, so that it
+//! stays what it was when another step is left out. Where less work no longer fails under the old
 //! decisions, new ones are drawn for it: what counts is that the same promise is broken, with less.
 //! What can be tried side by side is, on as many lanes as there are cores; of those that fail the
 //! first is taken, so that the same bundle shrinks the same way as far as time allows.
