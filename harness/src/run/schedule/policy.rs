@@ -93,6 +93,8 @@ pub(super) enum Chooser {
     Decided {
         at: BTreeMap<(usize, StepKey), usize>,
         traps: BTreeMap<(usize, StepKey), (Trap, usize)>,
+        /// The least step that is decided in this operation of a slot's or in a later one.
+        soonest: BTreeMap<(usize, u32), u32>,
     },
 }
 
@@ -161,7 +163,8 @@ impl Chooser {
                         None => drop(at.insert(key, *to)),
                     }
                 }
-                Self::Decided { at, traps }
+                let soonest = soonest(decisions);
+                Self::Decided { at, traps, soonest }
             }
         }
     }
@@ -210,7 +213,7 @@ impl Chooser {
                 *left = *steps;
                 rule(&Situation { at: At::Sleep, ..*now })
             }
-            Self::Decided { at, traps } => {
+            Self::Decided { at, traps, .. } => {
                 let key = (now.slot, now.step);
                 let decided = match now.at {
                     At::Trap => traps.get(&key).map(|(_, to)| *to),
@@ -255,20 +258,37 @@ impl Chooser {
                 (stays, traps.ahead())
             }
             Self::Robin { left, traps, .. } => (left.saturating_sub(1), traps.ahead()),
-            Self::Decided { at, traps } => {
-                let after = (Excluded((slot, step)), Included((slot, (u32::MAX, u32::MAX))));
-                let next = [
-                    at.range(after).next().map(|(key, _)| key.1),
-                    traps.range(after).next().map(|(key, _)| key.1),
+            Self::Decided { at, traps, soonest } => {
+                let (op, number) = step;
+                let after = (Excluded((slot, step)), Included((slot, (op, u32::MAX))));
+                let here = [
+                    at.range(after).next().map(|(key, _)| key.1.1),
+                    traps.range(after).next().map(|(key, _)| key.1.1),
                 ];
-                // When an operation that is still to come begins, nobody knows: not before now.
-                let left = |(op, number): StepKey| {
-                    number.saturating_sub(1 + if op == step.0 { step.1 } else { 0 })
-                };
-                (next.into_iter().flatten().min().map_or(u32::MAX, left), u32::MAX)
+                let here = here.into_iter().flatten().map(|next| next - number - 1);
+                // When this operation ends nobody knows: it may be now.
+                let later = (Excluded((slot, op)), Included((slot, u32::MAX)));
+                let later = soonest.range(later).next().map(|(_, next)| next.saturating_sub(1));
+                (here.chain(later).min().unwrap_or(u32::MAX), u32::MAX)
             }
         }
     }
+}
+
+fn soonest(decisions: &[Preemption]) -> BTreeMap<(usize, u32), u32> {
+    let mut soonest = BTreeMap::new();
+    for Preemption { slot, op, step, .. } in decisions {
+        let least = soonest.entry((*slot, *op)).or_insert(*step);
+        *least = (*least).min(*step);
+    }
+    let mut after: Option<(usize, u32)> = None;
+    for ((slot, _), least) in soonest.iter_mut().rev() {
+        if let Some((_, later)) = after.filter(|(of, _)| of == slot) {
+            *least = (*least).min(later);
+        }
+        after = Some((*slot, *least));
+    }
+    soonest
 }
 
 fn priority(stream: &mut Stream) -> i64 {
@@ -390,6 +410,23 @@ mod tests {
             }
             assert!(passed > 1_000, "{order:?}: {passed} of 2000 were told ahead");
         }
+    }
+
+    #[test]
+    fn nothing_is_told_beyond_a_decision_of_an_operation_that_may_begin_at_once() {
+        let decided = [(2, 9), (3, 1), (3, 40), (5, 7)].map(|(op, step)| Preemption {
+            slot: 1,
+            op,
+            step,
+            trap: None,
+            to: 0,
+        });
+        let chooser = Chooser::new(&plan(Order::Decided(decided.to_vec())));
+        for (step, told) in [((2, 3), 0), ((3, 1), 6), ((4, 1), 6), ((5, 2), 4), ((5, 7), u32::MAX)]
+        {
+            assert_eq!(chooser.ahead(1, step, 0).0, told, "{step:?}");
+        }
+        assert_eq!(chooser.ahead(0, (2, 3), 0).0, u32::MAX);
     }
 
     #[test]
