@@ -334,7 +334,7 @@ impl Database {
         })
         .map_err(Failure::from_stop);
         let durability = Durability::of(level);
-        let committed = Instant::now();
+        let committed = owner.then(Instant::now);
         match &written {
             Ok(_) => self.anchor_commit(durability),
             Err(failure) if failure.poisons() => self.poisoned.set(true),
@@ -344,7 +344,7 @@ impl Database {
             self.step(written.is_ok());
         }
         let (value, mut timing) = written?;
-        timing.after = committed.elapsed();
+        timing.after = committed.map_or(Duration::ZERO, |committed| committed.elapsed());
         Ok((value, Acknowledgement { durability, timing }))
     }
 
