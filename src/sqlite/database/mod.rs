@@ -296,7 +296,7 @@ impl Database {
         Ok(pragmas)
     }
 
-    /// Runs `body` as one write (see [`transaction::write`]), as durable as `durability` says, or
+    /// Runs `body` as one write (see `transaction::write`), as durable as `durability` says, or
     /// as the options did.
     ///
     /// Each of the two durabilities asks nothing of the calls before and after it: the level is

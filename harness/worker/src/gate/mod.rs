@@ -7,7 +7,7 @@
 //! supervisor takes the notes for stops, in their order. With no allowance a call stops as ever.
 //!
 //! Only calls whose every effect on the supervisor's picture can be told from the note may pass:
-//! see [`arm`]. All memory here is atomics, so neither side can be misled into more than wrong
+//! see `arm`. All memory here is atomics, so neither side can be misled into more than wrong
 //! numbers.
 //!
 //! Not here: what is let pass, and that what passed was let pass rightly.
