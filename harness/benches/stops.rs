@@ -47,17 +47,13 @@ fn main() {
     if sched_setaffinity(Pid::from_raw(0), &one).is_err() {
         println!("this program may not choose its core: the figures are those of any two");
     }
-    for (name, victims, victim, each) in [
-        ("traced", 1, "writes", WRITES),
-        ("one at a time", 3, "writes", 3 * WRITES),
-        ("watched", 1, "commits", u64::from(COMMITS)),
+    for (name, way, victims, victim, each) in [
+        ("traced", TRACED, 1, "writes", WRITES),
+        ("one at a time", ONE_AT_A_TIME, 3, "writes", 3 * WRITES),
+        ("watched", WATCHED, 1, "commits", u64::from(COMMITS)),
     ] {
-        let free = supervised(victim, victims, &Free);
-        let run = match name {
-            "traced" => supervised(victim, victims, &Traced),
-            "one at a time" => supervised(victim, victims, &OneAtATime),
-            _ => supervised(victim, victims, &Watched),
-        };
+        let free = supervised(victim, victims, FREE);
+        let run = supervised(victim, victims, way);
         let per =
             |time: Duration| time.as_secs_f64() * 1e6 / f64::from(u32::try_from(each).unwrap());
         let stops = f64::from(u32::try_from(run.stops).unwrap());
@@ -89,52 +85,21 @@ fn commit(path: &Path) {
     }
 }
 
-/// A way to supervise.
-trait Way {
-    fn options(&self, databases: Databases) -> Options;
-    fn driver(&self) -> Box<dyn Driver>;
-}
+/// A way to supervise: what stops, and who says what then.
+type Way = (fn(Databases) -> Options, fn() -> Box<dyn Driver>);
 
-struct Free;
-struct Traced;
-struct OneAtATime;
-struct Watched;
-
-impl Way for Free {
-    fn options(&self, databases: Databases) -> Options {
-        Options::new(CallSet::NONE, databases).same_core()
-    }
-    fn driver(&self) -> Box<dyn Driver> {
-        Box::new(LookOn)
-    }
-}
-
-impl Way for Traced {
-    fn options(&self, databases: Databases) -> Options {
-        Options::new(CallSet::WRITES_AND_SYNCS, databases).same_core()
-    }
-    fn driver(&self) -> Box<dyn Driver> {
-        Box::new(LookOn)
-    }
-}
-
-impl Way for OneAtATime {
-    fn options(&self, databases: Databases) -> Options {
-        Options::new(CallSet::WRITES_AND_SYNCS, databases).one_at_a_time()
-    }
-    fn driver(&self) -> Box<dyn Driver> {
-        Box::new(Turns)
-    }
-}
-
-impl Way for Watched {
-    fn options(&self, databases: Databases) -> Options {
-        Watcher::options(databases).same_core()
-    }
-    fn driver(&self) -> Box<dyn Driver> {
-        Box::new(Watcher::new())
-    }
-}
+const FREE: Way =
+    (|databases| Options::new(CallSet::NONE, databases).same_core(), || Box::new(LookOn));
+const TRACED: Way = (
+    |databases| Options::new(CallSet::WRITES_AND_SYNCS, databases).same_core(),
+    || Box::new(LookOn),
+);
+const ONE_AT_A_TIME: Way = (
+    |databases| Options::new(CallSet::WRITES_AND_SYNCS, databases).one_at_a_time(),
+    || Box::new(Turns),
+);
+const WATCHED: Way =
+    (|databases| Watcher::options(databases).same_core(), || Box::new(Watcher::new()));
 
 /// Each in turn, for one stop.
 struct Turns;
@@ -154,16 +119,16 @@ impl Driver for Turns {
     }
 }
 
-fn supervised(victim: &str, victims: usize, way: &dyn Way) -> Run {
+fn supervised(victim: &str, victims: usize, (options, driver): Way) -> Run {
     let memory = PathBuf::from("/dev/shm");
     let place = if memory.is_dir() { memory } else { env::temp_dir() };
     let dir = tempfile::Builder::new().prefix("killpoint-bench-").tempdir_in(place).unwrap();
     let databases = Databases::At(vec![dir.path().canonicalize().unwrap().join("bench.db")]);
-    let mut supervisor = Supervisor::new(way.options(databases)).unwrap();
+    let mut supervisor = Supervisor::new(options(databases)).unwrap();
     for _ in 0..victims {
         let command = Command::new(env::current_exe().unwrap());
         let command = command.env(VICTIM, victim).current_dir(dir.path());
         supervisor.spawn(&command).unwrap();
     }
-    supervisor.run(&mut *way.driver()).unwrap()
+    supervisor.run(&mut *driver()).unwrap()
 }

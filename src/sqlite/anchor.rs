@@ -244,6 +244,23 @@ mod tests {
     }
 
     #[test]
+    fn records_of_a_burst_are_put_on_their_way_once_in_a_while() {
+        let (_dir, file) = file();
+        file.write(&anchor(1, Durability::Process)).unwrap();
+        assert_eq!(file.started.get(), None, "only those that are to survive a power cut");
+        file.write(&anchor(2, Durability::Power)).unwrap();
+        let first = file.started.get().unwrap();
+        // As if it had just been: the machine may have been busy.
+        let just_now = Instant::now() + Duration::from_hours(1);
+        file.started.set(Some(just_now));
+        file.write(&anchor(3, Durability::Power)).unwrap();
+        assert_eq!(file.started.get(), Some(just_now));
+        file.started.set(first.checked_sub(GATHERED_FOR));
+        file.write(&anchor(4, Durability::Power)).unwrap();
+        assert!(file.started.get().unwrap() >= first);
+    }
+
+    #[test]
     fn record_that_comes_late_hides_no_newer_one() {
         let (_dir, file) = file();
         for seq in [10, 12, 11, 9] {

@@ -168,7 +168,8 @@ pub(crate) fn hold(place: &Path) -> Option<Descriptor> {
         .filter(|descriptor| descriptor.file() == Some((file.dev(), file.ino())))
         // SAFETY: a lock that lives through the call, on a descriptor that SQLite has open.
         .filter(|held| unsafe { libc::fcntl(held.0, libc::F_OFD_SETLK, &raw mut lock) } == 0);
-    // All of them hold it; the newest is the one of the connection that was just opened.
+    // All of them are to hold it, so none is left out. Which one is given matters little: it may be
+    // closed with another connection, and is then known to be (see `Descriptor::stat`).
     held.last()
 }
 

@@ -39,7 +39,10 @@ pub(super) fn pause_on_the_way(
             holder.is_some()
         });
         let Some((slot, (task, token))) = holder else { continue };
-        children[slot].stop();
+        if !children[slot].stop() {
+            // It ended meanwhile: a pause that did not land has no receipt.
+            continue;
+        }
         let now = Instant::now();
         stopped.push(Stopped { slot, until: now + Duration::from_micros(pause.for_us) });
         let CyclePlan { generation, cycle, .. } = *plan;

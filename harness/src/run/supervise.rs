@@ -124,9 +124,9 @@ impl Child {
         }
     }
 
-    /// Stops it; that it is gone already is no error.
-    pub(super) fn stop(&self) {
-        pidfd_send_signal(&self.pidfd, Signal::STOP).ok();
+    /// Stops it. Whether it was there to be stopped.
+    pub(super) fn stop(&self) -> bool {
+        pidfd_send_signal(&self.pidfd, Signal::STOP).is_ok()
     }
 
     /// Lets it go on; that it is gone already is no error.

@@ -174,6 +174,8 @@ fn schedules_beside_those_that_showed_something_new_repeat_from_the_seed() {
         let (code, report, _place) = explored(&of_repository("wal-reset-bundled", &changes));
         assert_eq!(code, 0, "{:?}", report.findings);
         let setting = report.settings.into_iter().next().unwrap();
+        // The last generation is a short one.
+        assert_eq!(setting.schedules, 300);
         (setting.beside, setting.pairs, setting.steps, setting.preemptions)
     };
     let first = run();

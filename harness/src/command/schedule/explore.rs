@@ -218,12 +218,13 @@ impl Explorer<'_> {
     fn search(&self, search: &Search<'_>, dir: &Path) {
         let count = u64::from(self.asked.schedule.count);
         let each = if self.is_steered() { GENERATION } else { count };
-        let mut until = 0;
-        while until < count {
-            until = count.min(until + each);
+        let mut from = 0;
+        while from < count {
+            let until = count.min(from + each);
+            search.next.store(from, Ordering::Relaxed);
             search.until.store(until, Ordering::Relaxed);
-            search.next.store(until - each.min(until), Ordering::Relaxed);
             self.generation(search, dir);
+            from = until;
             if self.is_over() || search.is_found(self.asked.schedule.to_the_end) {
                 return;
             }

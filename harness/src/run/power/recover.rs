@@ -185,7 +185,12 @@ fn examine(conn: &Connection, depth: Depth, look: &mut Look) -> rusqlite::Result
     // A table of this name that is not ours has other columns.
     let counter = conn.prepare("SELECT coalesce(max(seq), 0), count(*) FROM commits");
     if let Ok(mut counter) = counter {
-        look.commits = counter.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).ok();
+        look.commits = match counter.query_row([], |row| Ok((row.get(0)?, row.get(1)?))) {
+            Ok(commits) => Some(commits),
+            // A page that cannot be read is damage, not another table.
+            Err(error @ rusqlite::Error::SqliteFailure(..)) => return Err(error),
+            Err(_) => None,
+        };
     }
     Ok(())
 }

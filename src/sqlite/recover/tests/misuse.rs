@@ -95,6 +95,16 @@ fn lock_cancelled(path: &Path) -> BTreeMap<String, Rows> {
     acked
 }
 
+/// A writer of a rollback journal, with `setting`, that is killed in the midst of its change.
+fn writer_killed(path: &Path, setting: &str) -> BTreeMap<String, Rows> {
+    let acked = rows(path);
+    let mut writer = stranger_without_log(path, "delete");
+    writer.run(setting);
+    writer.run(SPILL);
+    writer.kill();
+    acked
+}
+
 const RECIPES: [Recipe; 15] = [
     Recipe {
         name: "2: locks of a rollback-journal writer cancelled by a stray close",
@@ -185,10 +195,7 @@ const RECIPES: [Recipe; 15] = [
     Recipe {
         name: "14: the journal of a killed writer deleted",
         ruin: |path| {
-            let acked = rows(path);
-            let mut writer = stranger_without_log(path, "delete");
-            writer.run(SPILL);
-            writer.kill();
+            let acked = writer_killed(path, "PRAGMA journal_mode = delete");
             fs::remove_file(beside(path, "-journal")).unwrap();
             acked
         },
@@ -197,39 +204,19 @@ const RECIPES: [Recipe; 15] = [
     },
     Recipe {
         name: "14, control: the journal of a killed writer kept",
-        ruin: |path| {
-            let acked = rows(path);
-            let mut writer = stranger_without_log(path, "delete");
-            writer.run(SPILL);
-            writer.kill();
-            acked
-        },
+        ruin: |path| writer_killed(path, "PRAGMA journal_mode = delete"),
         integrity: Integrity::Ok,
         look: Look::Whole,
     },
     Recipe {
         name: "15: a writer without a journal killed",
-        ruin: |path| {
-            let acked = rows(path);
-            let mut writer = stranger_without_log(path, "delete");
-            writer.run("PRAGMA journal_mode = off");
-            writer.run(SPILL);
-            writer.kill();
-            acked
-        },
+        ruin: |path| writer_killed(path, "PRAGMA journal_mode = off"),
         integrity: Integrity::Damaged,
         look: Look::Refused,
     },
     Recipe {
         name: "15: a writer with its journal in memory killed",
-        ruin: |path| {
-            let acked = rows(path);
-            let mut writer = stranger_without_log(path, "delete");
-            writer.run("PRAGMA journal_mode = memory");
-            writer.run(SPILL);
-            writer.kill();
-            acked
-        },
+        ruin: |path| writer_killed(path, "PRAGMA journal_mode = memory"),
         integrity: Integrity::Damaged,
         look: Look::Refused,
     },
