@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The first pause and the longest, before jitter.
 const SHORTEST: Duration = Duration::from_micros(50);
-const LONGEST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_micros(200);
 
 /// The pauses of one wait.
 #[derive(Debug)]
@@ -17,11 +17,17 @@ pub(crate) struct Backoff {
     started: Instant,
     patience: Duration,
     next: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
     pub(crate) fn new(started: Instant, patience: Duration) -> Self {
-        Self { started, patience, next: SHORTEST }
+        Self { started, patience, next: SHORTEST, longest: LONGEST }
+    }
+
+    /// Pauses that do not grow.
+    pub(crate) fn steady(started: Instant, patience: Duration, pause: Duration) -> Self {
+        Self { started, patience, next: pause, longest: pause }
     }
 
     /// Pauses for a while. `false`: the deadline has passed, and there was no pause.
@@ -31,7 +37,7 @@ impl Backoff {
             return false;
         }
         let pause = self.next.mul_f64(0.5 + random_fraction());
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(self.longest);
         sleep(pause.min(left));
         true
     }

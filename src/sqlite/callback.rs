@@ -44,8 +44,10 @@ impl Wired {
         Self { control: None, conn, callbacks: None }
     }
 
-    /// Installs the callbacks: locks are waited for `patience` long.
-    pub(crate) fn install(&mut self, patience: Duration) {
+    /// Installs the callbacks, and what begins and ends a write: locks are waited for `patience`
+    /// long.
+    pub(crate) fn install(&mut self, patience: Duration) -> rusqlite::Result<()> {
+        self.control = Some(Control::new(&self.conn)?);
         let callbacks = Callbacks::new(patience);
         let pointer = callbacks.0.as_ptr().cast::<c_void>();
         // SAFETY: the handle is open; the functions match what SQLite asks for, and the pointer
@@ -56,19 +58,16 @@ impl Wired {
             ffi::sqlite3_wal_hook(handle, Some(committed), pointer);
         }
         self.callbacks = Some(callbacks);
+        Ok(())
     }
 
     pub(crate) fn conn(&self) -> &Connection {
         &self.conn
     }
 
-    /// The connection, for a write, and what begins and ends it.
-    pub(crate) fn for_write(&mut self) -> rusqlite::Result<(&mut Connection, &Control)> {
-        let control = match self.control.take() {
-            Some(control) => control,
-            None => Control::new(&self.conn)?,
-        };
-        Ok((&mut self.conn, self.control.insert(control)))
+    /// What begins and ends a write, once it is installed.
+    pub(crate) fn control(&self) -> Option<&Control> {
+        self.control.as_ref()
     }
 
     /// The callbacks, if they are installed.

@@ -22,6 +22,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::sqlite::backoff::Backoff;
+use crate::sqlite::fork;
 
 /// Where the lock bytes begin; all that the file holds lies before.
 const LOCKS_FROM: i64 = 1 << 20;
@@ -45,6 +46,8 @@ pub(crate) enum Part {
     Checkpoint = 1,
     /// The right to make a quarantine copy.
     Quarantine = 2,
+    /// Whose turn it is to write next.
+    Turn = 3,
 }
 
 /// How it is locked.
@@ -68,7 +71,7 @@ impl LockFile {
         let path = beside(database, "-lock");
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self { file, pid: std::process::id() })
+        Ok(Self { file, pid: fork::pid() })
     }
 
     /// Takes the lock, or changes how it is held, without any wait. `false`: somebody else has it;
@@ -148,8 +151,8 @@ impl Drop for LockFile {
     /// Lets all go. A close alone would not, while a child that was forked and has yet to exec
     /// has a copy of the descriptor; and a child lets nothing go that is its parent's.
     fn drop(&mut self) {
-        if self.pid == std::process::id() {
-            for part in [Part::Checkpoint, Part::Quarantine, Part::Use] {
+        if self.pid == fork::pid() {
+            for part in [Part::Turn, Part::Checkpoint, Part::Quarantine, Part::Use] {
                 self.release(part).ok();
             }
         }

@@ -133,7 +133,7 @@ impl Deref for Transaction<'_> {
     }
 }
 
-/// Runs `body` in one immediate transaction.
+/// Runs `body` in one immediate transaction, which `begin` begins.
 ///
 /// Commits if the body gives a value. Rolls back if it gives an error, or panics.
 ///
@@ -141,14 +141,15 @@ impl Deref for Transaction<'_> {
 ///
 /// See [`Failure`].
 pub(crate) fn write<T, E>(
-    conn: &mut Connection,
+    conn: &Connection,
     control: &Control,
+    begin: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     body: impl FnOnce(&Connection) -> Result<T, E>,
 ) -> Result<(T, Timing), Failure<E>> {
-    let begun = Instant::now();
-    let open = Open::begin(conn, control).map_err(|source| {
+    let started = Instant::now();
+    let open = Open::begin(conn, control, begin).map_err(|source| {
         if is_busy(&source) {
-            Failure::Busy { waited: begun.elapsed() }
+            Failure::Busy { waited: started.elapsed() }
         } else {
             Failure::Begin(source)
         }
@@ -164,7 +165,7 @@ pub(crate) fn write<T, E>(
     let written = Instant::now();
     open.commit(written)?;
     let timing = Timing {
-        wait: locked.duration_since(begun),
+        wait: locked.duration_since(started),
         body: written.duration_since(locked),
         commit: written.elapsed(),
         after: Duration::ZERO,
@@ -179,8 +180,12 @@ struct Open<'conn> {
 }
 
 impl<'conn> Open<'conn> {
-    fn begin(conn: &'conn Connection, control: &'conn Control) -> rusqlite::Result<Self> {
-        control.begin(conn)?;
+    fn begin(
+        conn: &'conn Connection,
+        control: &'conn Control,
+        begin: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<Self> {
+        begin(conn)?;
         Ok(Self { conn, control })
     }
 
@@ -263,7 +268,7 @@ mod tests {
         body: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<(T, Timing), Failure<E>> {
         let control = Control::new(conn).unwrap();
-        super::write(conn, &control, body)
+        super::write(conn, &control, |conn| control.begin(conn), body)
     }
 
     fn insert(conn: &Connection) -> rusqlite::Result<()> {

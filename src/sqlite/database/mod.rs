@@ -20,6 +20,7 @@
 mod anchoring;
 mod owner;
 mod schedule;
+mod turn;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +50,7 @@ use crate::sqlite::verify::{self, Depth, Report};
 use crate::sqlite::{fork, guard, open};
 
 pub use anchoring::Anchored;
+use turn::Turn;
 
 /// What is known of a write that was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,8 @@ pub struct Database {
     anchor: Option<AnchorFile>,
     /// A commit is acknowledged and not anchored: the next write begins with that.
     unanchored: bool,
+    /// Writes since it was last looked whether others wait for theirs.
+    writes: Cell<u32>,
     /// The files as they were when they were opened.
     files: Option<Files>,
     opened: Opened,
@@ -147,6 +151,7 @@ impl Database {
             chain: None,
             anchor: None,
             unanchored: false,
+            writes: Cell::new(0),
             files: None,
             opened: Opened { trust: Some(trust), file_system, guarded, ..Opened::default() },
             verified: Cell::new(Instant::now()),
@@ -170,9 +175,8 @@ impl Database {
         pragma::apply(self.connection(), &self.path, &self.options)?;
         self.level.set(Some(self.options.synchronous));
         let patience = self.options.busy_timeout;
-        if let Some(wired) = &mut self.wired {
-            wired.install(patience);
-        }
+        let installed = self.wired.as_mut().map_or(Ok(()), |wired| wired.install(patience));
+        installed.map_err(|source| self.refused(source, "prepare to write"))?;
         self.read("open the log", |conn| {
             conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         })?;
@@ -313,15 +317,21 @@ impl Database {
     ) -> Result<(T, Acknowledgement), Failure<E>> {
         let level = durability.map_or(self.default_level, Durability::level);
         self.ready(level).map_err(Failure::Unready)?;
+        let Some((wired, control)) = self.wired.as_ref().and_then(|w| Some((w, w.control()?)))
+        else {
+            return Err(Failure::Unready(StoreError::Poisoned));
+        };
         let owner = self.before_write();
         let (chain, files, path) = (self.chain.as_ref(), self.files.as_ref(), &self.path);
         let anchor = self.anchor.as_ref();
         let every = self.options.watch_every;
-        let Some(wired) = &mut self.wired else {
-            return Err(Failure::Unready(StoreError::Poisoned));
+        let turn = self.lock.as_ref().zip(wired.callbacks());
+        let turn = turn.map(|(lock, callbacks)| Turn { lock, callbacks, writes: &self.writes });
+        let begin = |conn: &Connection| match turn {
+            Some(turn) => turn.begin(conn, control),
+            None => control.begin(conn),
         };
-        let (conn, control) = wired.for_write().map_err(Failure::Begin)?;
-        let written = transaction::write(conn, control, |conn| {
+        let written = transaction::write(wired.conn(), control, begin, |conn| {
             let value = body(&Transaction::new(conn, chain, path)).map_err(Stop::Body)?;
             let due = files
                 .map_or(Ok(true), |files| files.require_same(conn, path, every))
